@@ -1,0 +1,124 @@
+"""What bundle configs call: checked overrides, settings that travel with weights, and the record of a run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtl_med.errors import UsageError, install_excepthook, nearest
+from mtl_med.files import read_json, write_json
+
+__all__ = ["boolean", "prepare", "refuse_unknown_overrides", "settings_path", "trained", "write_settings"]
+
+# Arguments of `python -m monai.bundle run` itself, which are no ids of a config.
+_RUN_ARGUMENTS = {
+    "args_file",
+    "config_file",
+    "final_id",
+    "init_id",
+    "logging_file",
+    "meta_file",
+    "properties_path",
+    "run_id",
+    "tracking",
+    "workflow_type",
+}
+_SEPARATORS = ("::", "#")
+
+
+def prepare() -> None:
+    """First step of every config: one sentence instead of a traceback for our errors, and no unknown override."""
+    install_excepthook()
+    refuse_unknown_overrides(sys.argv)
+
+
+def refuse_unknown_overrides(arguments: Sequence[str]) -> None:
+    """Refuse `--name value` that no config file defines; MONAI itself would silently ignore it.
+
+    Args:
+        arguments: the command line of `python -m monai.bundle run`; any other program's is left alone.
+
+    Raises:
+        UsageError: names the override and the nearest ids of the config.
+    """
+    if len(arguments) < 2 or arguments[1] != "run" or not Path(arguments[0]).as_posix().endswith("bundle/__main__.py"):
+        return
+    given = _flags(arguments[2:])
+    if "args_file" in given:
+        given = {**read_json(given["args_file"]), **given}
+    known: set[str] = set()
+    for file in _config_files(given.get("config_file", "")):
+        known |= set(read_json(file))
+    tunable = {name for name in known if not name.startswith("_")}
+    for name in given:
+        top = _top(name)
+        if known and top not in known | _RUN_ARGUMENTS | {"_meta_"}:
+            raise UsageError(f"the config has no '{top}' to override", where=f"--{name}", fix=nearest(top, tunable, 4))
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    """`--name value` and `--name=value`; names with underscores, as the command line reads them."""
+    flags: dict[str, str] = {}
+    name = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            flags[name] = value
+        elif name:
+            flags[name], name = argument, ""
+    return flags
+
+
+def _config_files(text: str) -> list[str]:
+    if not text.strip().startswith(("[", "(")):
+        return [text] if text else []
+    try:
+        return [str(item) for item in ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return [item.strip(" '\"") for item in text.strip("[]() ").split(",")]
+
+
+def _top(name: str) -> str:
+    for separator in _SEPARATORS:
+        name = name.split(separator)[0]
+    return name
+
+
+def boolean(value: Any, name: str = "value") -> bool:
+    """True or false, also as text from the command line.
+
+    Raises:
+        UsageError: anything else.
+    """
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "none": False}
+    word = str(value).strip().lower()
+    if word not in words:
+        raise UsageError(f"'{value}' is neither true nor false", where=f"--{name}", fix=f"Write --{name} true or false")
+    return words[word]
+
+
+def settings_path(weights: str | Path) -> Path:
+    """The file beside weights that says how they were trained: `model.json` for `model.pt`."""
+    return Path(weights).with_suffix(".json")
+
+
+def write_settings(weights: str | Path, settings: Mapping[str, Any]) -> None:
+    """Keep beside the weights what inference must know: method, inputs, patch, spacing, network options."""
+    write_json(settings_path(weights), json.loads(json.dumps(dict(settings))))
+
+
+def trained(weights: str | Path, name: str, default: Any) -> Any:
+    """A setting that the weights were trained with; `default` where there are no weights yet.
+
+    Args:
+        weights: path of the weights.
+        name: name of the setting.
+        default: used when there is no settings file, or it does not know `name`.
+    """
+    path = settings_path(weights)
+    return read_json(path).get(name, default) if path.is_file() else default

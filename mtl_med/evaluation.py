@@ -1,0 +1,290 @@
+"""Predictions against the truth of a study: one long table, and a short one to read."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtl_med import __version__
+from mtl_med.errors import (
+    EXIT_ALL_FAILED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    CaseError,
+    NothingFoundError,
+)
+from mtl_med.files import sha256_file, write_json
+from mtl_med.geometry import Grid, reorient, require_same_grid, same_grid
+from mtl_med.io import results
+from mtl_med.manifest import Case, Manifest
+from mtl_med.metrics.dose import dose_rows
+from mtl_med.metrics.rows import LABEL_MAP, Row, write_rows
+from mtl_med.metrics.segmentation import segmentation_rows
+from mtl_med.metrics.summary import overall, summary
+from mtl_med.parallel import map_cases
+
+__all__ = ["Evaluation", "add_arguments", "evaluate", "overall", "run", "summary", "write_evaluation"]
+
+_log = logging.getLogger(__name__)
+_NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of scoring a folder of predictions.
+
+    Args:
+        rows: all scores, case by case in the order of the study.
+        scored: ids of the cases that were scored.
+        failures: id -> sentence, of the cases that could not be scored.
+        without_prediction: ids of the study's cases (of the chosen split) that have no prediction.
+        unknown: folders of predictions that belong to no such case.
+        fingerprint: of the study.
+    """
+
+    rows: list[Row]
+    scored: tuple[str, ...]
+    failures: dict[str, str]
+    without_prediction: tuple[str, ...]
+    unknown: tuple[str, ...]
+    fingerprint: str
+
+    def text(self) -> str:
+        """The summary, and below it which cases it does not cover."""
+        lines = [summary(self.rows)]
+        if self.without_prediction:
+            lines.append(f"without prediction: {_listing(self.without_prediction)}")
+        if self.unknown:
+            lines.append(f"predictions of no case of this study or split: {_listing(self.unknown)}")
+        if self.failures:
+            lines.append(f"failed: {_listing(tuple(self.failures))}")
+            lines += [f"  {case}: {sentence}" for case, sentence in self.failures.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What every case is scored on: whatever some prediction of the folder holds."""
+
+    dose: bool
+    structures: Mapping[str, str]
+
+
+def evaluate(study: str | Path, predictions: str | Path, split: str | None = None, *, workers: int = 1) -> Evaluation:
+    """Score every case that has a prediction.
+
+    What some case's prediction holds is expected of all: a structure that lacks counts as missed, a dose or all
+    structures that lack fail the case.
+
+    Args:
+        study: the study folder.
+        predictions: folder with one folder per case, as `mtl_med.io.results` writes it.
+        split: score only this split; default: whatever was predicted.
+        workers: number of processes.
+
+    Returns:
+        The rows, and the cases that were not scored with the reasons.
+
+    Raises:
+        UsageError: `study` is no study folder or has no such split.
+        NothingFoundError: no prediction belongs to a case of the study.
+    """
+    manifest = Manifest.read(study)
+    cases = manifest.split(split) if split else manifest.cases
+    folders = results.prediction_folders(predictions)
+    chosen = [(case, folders[case.id]) for case in cases if case.id in folders]
+    if not chosen:
+        raise NothingFoundError(
+            f"no prediction of a case of the study {study}{f' in split {split}' if split else ''}",
+            where=predictions,
+            fix="Give the folder that holds one folder per case, named by its id, with dose.nii.gz or "
+            "structures.seg.nrrd",
+        )
+    wanted, unreadable = _wanted(chosen, manifest)
+    pairs = [pair for pair in chosen if pair[0].id not in unreadable]
+    outcomes = list(map_cases(partial(_score, wanted), pairs, workers=workers, label="evaluate"))
+    failures = unreadable | {
+        case.id: outcome.failure for (case, _), outcome in zip(pairs, outcomes, strict=True) if outcome.failure
+    }
+    ids = {case.id for case in cases}
+    return Evaluation(
+        rows=[row for outcome in outcomes for row in outcome.value or ()],
+        scored=tuple(case.id for case, _ in chosen if case.id not in failures),
+        failures={case.id: failures[case.id] for case, _ in chosen if case.id in failures},
+        without_prediction=tuple(case.id for case in cases if case.id not in folders),
+        unknown=tuple(name for name in folders if name not in ids),
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[_Wanted, dict[str, str]]:
+    """What to score, and the cases whose predictions cannot even be listed."""
+    kinds = {name: item.kind for case in manifest for name, item in case.structures.items()}
+    predicted: set[str] = set()
+    unreadable: dict[str, str] = {}
+    for case, folder in chosen:
+        try:
+            predicted.update(results.predicted_names(folder))
+        except CaseError as error:
+            unreadable[case.id] = str(error)
+    strange = sorted(predicted - set(kinds))
+    if strange:
+        _log.warning("predicted structures that the study does not know are not scored: %s", ", ".join(strange))
+    dose = any((folder / results.DOSE_FILE).is_file() for _, folder in chosen)
+    return _Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
+
+
+def _score(wanted: _Wanted, pair: tuple[Case, Path]) -> list[Row]:
+    case, folder = pair
+    if case.grid is None:
+        raise CaseError("has no grid in mm, so that its maps cannot be scored", where=case.id)
+    dose_wanted = wanted.dose and case.has("dose")
+    truth = _truth(case, wanted, with_dvh=dose_wanted)
+    rows = _dose_rows(case, folder, truth) if dose_wanted else []
+    return rows + (_structure_rows(case, folder, wanted, truth) if wanted.structures else [])
+
+
+def _truth(case: Case, wanted: _Wanted, *, with_dvh: bool) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the contoured structures that are scored themselves or need a DVH."""
+    names = [
+        name
+        for name, item in case.structures.items()
+        if item.status != "not_contoured" and (name in wanted.structures or (with_dvh and item.kind != "external"))
+    ]
+    return {name: _read(case, f"structures/{name}") > 0 for name in names}
+
+
+def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:
+    if not case.has("mask_dose"):
+        raise CaseError("has a dose but no mask_dose", where=case.id, fix="Prepare the study again")
+    found = results.read_dose(folder)
+    if found is None:
+        raise CaseError("has no dose, while other predictions have one", where=folder, fix="Predict this case again")
+    grid = _grid(case)
+    structures = {
+        name: (case.structures[name].kind, truth[name])
+        for kind in ("oar", "target")
+        for name in case.names(kind)
+        if name in truth
+    }
+    return dose_rows(
+        case.id,
+        _read(case, "dose"),
+        _on_grid(*found, grid, folder / results.DOSE_FILE),
+        _read(case, "mask_dose") > 0,
+        structures,
+        voxel_mm3=grid.voxel_volume_mm3,
+    )
+
+
+def _structure_rows(case: Case, folder: Path, wanted: _Wanted, truth: Mapping[str, NDArray]) -> list[Row]:
+    found = results.read_structures(folder)
+    if found.grid is None:
+        raise CaseError(
+            "has no structures, while other predictions have some", where=folder, fix="Predict this case again"
+        )
+    grid = _grid(case)
+    source = LABEL_MAP if found.from_label_map else ""
+    rows: list[Row] = []
+    for name, kind in wanted.structures.items():
+        if name in found.masks:
+            prediction = _on_grid(found.masks[name], found.grid, grid, folder)
+        else:
+            prediction = np.zeros(grid.shape, dtype=bool)
+        rows += segmentation_rows(case.id, kind, name, truth.get(name), prediction, grid.spacing_mm, source)
+    return rows
+
+
+def _grid(case: Case) -> Grid:
+    if case.grid is None:
+        raise CaseError("has no grid in mm", where=case.id)
+    return case.grid
+
+
+def _read(case: Case, key: str) -> NDArray:
+    """A volume of the study, which has to lie where the case says."""
+    from mtl_med.io.nifti import read_nifti
+
+    array, grid = read_nifti(case.path(key))
+    require_same_grid(grid, _grid(case), where=str(case.path(key)))
+    return array
+
+
+def _on_grid(array: NDArray, found: Grid, expected: Grid, where: Path) -> NDArray:
+    """The array in the study's axis order; refused where its voxels lie elsewhere."""
+    if not same_grid(found, expected):
+        array, found = reorient(array, found, expected.axis_codes)
+        require_same_grid(found, expected, where=str(where))
+    return array
+
+
+def write_evaluation(result: Evaluation, out: str | Path, *, command: Mapping[str, object], seconds: float) -> Path:
+    """Write the rows to `out` and a record of the run beside it.
+
+    The record is called after the table (`metrics.csv` -> `metrics.run.json`), since a folder of predictions has a
+    `run.json` of its own.
+
+    Args:
+        result: of `evaluate`.
+        out: the CSV file.
+        command: what was asked for, as plain JSON values.
+        seconds: time it took.
+
+    Returns:
+        The record's path.
+    """
+    out = Path(out)
+    write_rows(out, result.rows)
+    record = out.with_name(f"{out.stem}.run.json")
+    fields = {
+        "schema": "mtl_med/evaluation/1",
+        "mtl_med": __version__,
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        **command,
+        "study_fingerprint": result.fingerprint,
+        "metrics_sha256": sha256_file(out),
+        "scored": list(result.scored),
+        "without_prediction": list(result.without_prediction),
+        "unknown": list(result.unknown),
+        "failures": result.failures,
+        "seconds": round(seconds, 2),
+    }
+    write_json(record, fields)
+    return record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mtl-med evaluate`."""
+    parser.add_argument("--study", type=Path, required=True, help="the study folder")
+    parser.add_argument("--predictions", type=Path, required=True, help="folder with one folder per case")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write, such as metrics.csv")
+    parser.add_argument("--split", help="score only this split, and miss none of its cases (default: all predictions)")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`mtl-med evaluate`: 0 all scored, 4 some failed or a case of the chosen split is missing, 5 all failed."""
+    start = time.perf_counter()
+    result = evaluate(args.study, args.predictions, args.split, workers=args.workers)
+    command = {"study": str(args.study), "predictions": str(args.predictions), "split": args.split}
+    write_evaluation(result, args.out, command=command, seconds=time.perf_counter() - start)
+    sys.stdout.write(f"{result.text()}\nwritten: {args.out}\n")
+    if result.failures and not result.scored:
+        return EXIT_ALL_FAILED
+    return EXIT_SOME_FAILED if result.failures or (args.split and result.without_prediction) else EXIT_OK
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{len(names)} ({shown}{f', and {more} more' if more > 0 else ''})"

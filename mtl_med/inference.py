@@ -1,0 +1,209 @@
+"""From CT images to predictions: a sliding window over every case, results on each source's own grid."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.transforms import Compose, Invertd, Transform
+
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, find_error
+from mtl_med.files import load_weights
+from mtl_med.geometry import Grid
+from mtl_med.io.nifti import read_nifti
+from mtl_med.io.results import write_prediction
+from mtl_med.loading.pipelines import body_mask
+from mtl_med.networks import split_stacked
+from mtl_med.tasks import Task, as_tasks
+from mtl_med.training.checkpoints import load_into
+from mtl_med.training.runtime import autocast, to_channels_last
+from mtl_med.training.trainer import move_batch
+
+__all__ = ["CaseDataset", "Predictor", "SplitPredictiond", "WritePredictiond", "case_loader", "postprocessing", "with_weights"]
+
+_log = logging.getLogger(__name__)
+
+
+class CaseDataset(Dataset):
+    """Preprocessed cases; one that cannot be read becomes `{"id", "error"}` instead of ending the run."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        try:
+            return self._transform(index)
+        except Exception as error:
+            ours = find_error(error)
+            if ours is None:
+                raise
+            return {"id": self.data[index]["id"], "error": str(ours)}
+
+
+def case_loader(dataset: Dataset, workers: int = 0) -> DataLoader:
+    """One case at a time, read ahead by `workers` processes."""
+    return DataLoader(dataset, batch_size=1, shuffle=False, num_workers=workers)
+
+
+class Predictor(SupervisedEvaluator):
+    """Run a network over cases and hand each prediction to the postprocessing.
+
+    Args:
+        device: where the network runs.
+        val_data_loader: batches of one case.
+        network: returns the stacked tensor `pred` (B, C, X, Y, Z).
+        inferer: a sliding window with the size of the training patch.
+        postprocessing: what turns `pred` into files.
+        precision: autocast type, None for full precision.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        val_data_loader: DataLoader,
+        network: torch.nn.Module,
+        inferer: Inferer,
+        postprocessing: Transform | None = None,
+        precision: torch.dtype | None = None,
+        val_handlers: Sequence[Any] = (),
+    ) -> None:
+        self.precision = precision
+        self.failures: dict[str, str] = {}
+        self._started = time.monotonic()
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer,
+            postprocessing=postprocessing,
+            val_handlers=list(val_handlers),
+        )
+
+    def _iteration(self, engine: Predictor, batchdata: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        case_id = batchdata["id"][0]
+        if "error" in batchdata:
+            self.failures[case_id] = batchdata["error"][0]
+            _log.error("%s failed: %s", case_id, self.failures[case_id])
+            engine.state.output = {}
+            return engine.state.output
+        started = time.monotonic()
+        batch = move_batch(batchdata, engine.state.device)
+        engine.network.eval()
+        with torch.no_grad(), autocast(engine.state.device, engine.precision):
+            prediction = engine.inferer(batch["image"], engine.network)
+        image = batchdata["image"]
+        pred = MetaTensor(prediction.float().cpu(), meta=getattr(image, "meta", None))
+        engine.state.output = {"image": image, "pred": pred}
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        done, total = engine.state.iteration, engine.state.epoch_length
+        _log.info("%d/%d  %s  %.1f s", done, total, case_id, time.monotonic() - started)
+        return engine.state.output
+
+    def exit_code(self) -> int:
+        """0 when every case went through, 4 when some failed, 5 when all did."""
+        if not self.failures:
+            return EXIT_OK
+        return EXIT_ALL_FAILED if len(self.failures) == self.state.epoch_length else EXIT_SOME_FAILED
+
+    def finish(self) -> None:
+        """End the process with the exit code when a case failed."""
+        if self.failures:
+            _log.error("%d of %d cases failed", len(self.failures), self.state.epoch_length)
+            raise SystemExit(self.exit_code())
+
+
+class SplitPredictiond(Transform):
+    """Split `pred` (C, X, Y, Z) into one map per task: probabilities of structures, doses of at least 0 Gy.
+
+    Args:
+        tasks: pixel-level tasks in the order in which the network stacks them.
+    """
+
+    def __init__(self, tasks: Any) -> None:
+        self.tasks = as_tasks(tasks)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        item = dict(data)
+        pred = item.pop("pred")
+        meta = getattr(pred, "meta", None)
+        for name, value in split_stacked(torch.as_tensor(pred)[None], self.tasks).items():
+            kind = next(task.kind for task in self.tasks if task.name == name)
+            value = value[0].float()
+            value = torch.sigmoid(value) if kind == "segmentation" else value.clamp(min=0.0)
+            item[name] = MetaTensor(value, meta=meta)
+        return item
+
+
+class WritePredictiond(Transform):
+    """Write a case's prediction in the layout of the study folder, on the source's own grid.
+
+    The dose is zero outside the possible-dose mask where the case has one, else outside the body.
+
+    Args:
+        tasks: the tasks.
+        output_dir: gets one folder per case.
+        threshold: probability above which a voxel belongs to a structure.
+    """
+
+    def __init__(self, tasks: Any, output_dir: str | Path, threshold: float = 0.5) -> None:
+        self.tasks, self.output_dir, self.threshold = as_tasks(tasks), Path(output_dir), float(threshold)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        source = Path(str(data["source"]))
+        ct, grid = read_nifti(source, np.float32)
+        structures: dict[str, np.ndarray] = {}
+        dose_gy = None
+        for task in self.tasks:
+            values = np.asarray(torch.as_tensor(data[task.name]))
+            if task.kind == "segmentation":
+                structures |= {name: values[i] > self.threshold for i, name in enumerate(task.class_names)}
+            elif task.kind == "regression":
+                dose_gy = values[0].astype(np.float32) * self._region(data, ct)
+        self._write(str(data["id"]), grid, source, dose_gy, structures)
+        return dict(data)
+
+    def _region(self, data: Mapping[str, Any], ct: np.ndarray) -> np.ndarray:
+        if data.get("possible_dose_mask"):
+            return read_nifti(data["possible_dose_mask"], np.uint8)[0] > 0
+        return np.asarray(body_mask(torch.from_numpy(ct)[None])[0])
+
+    def _write(
+        self, case_id: str, grid: Grid, source: Path, dose_gy: np.ndarray | None, structures: dict[str, np.ndarray]
+    ) -> None:
+        write_prediction(self.output_dir, case_id, grid, ct=source, dose_gy=dose_gy, structures=structures or None)
+
+
+def postprocessing(tasks: Any, preprocessing: Compose, output_dir: str | Path) -> Compose:
+    """Split the network's output, bring every map back onto the source's grid, and write the case.
+
+    Args:
+        tasks: pixel-level tasks in the network's order.
+        preprocessing: the chain to invert.
+        output_dir: gets one folder per case.
+    """
+    parsed: tuple[Task, ...] = as_tasks(tasks)
+    names = [task.name for task in parsed if task.is_pixel_level]
+    return Compose(
+        [
+            SplitPredictiond(parsed),
+            Invertd(names, preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
+            WritePredictiond(parsed, output_dir),
+        ]
+    )
+
+
+def with_weights(network: torch.nn.Module, weights: str | Path, device: torch.device) -> torch.nn.Module:
+    """The network on its device with trained weights.
+
+    Raises:
+        ModelError: there are no weights, or they belong to another network.
+    """
+    load_into(network, load_weights(weights), weights)
+    return to_channels_last(network.to(device)).eval()

@@ -1,0 +1,195 @@
+"""From a study folder, or any folder of CT images, to the items that the transforms read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl_med.errors import NothingFoundError, UsageError, nearest
+from mtl_med.files import read_json
+from mtl_med.manifest import Case, Manifest
+from mtl_med.tasks import Task, as_tasks
+
+__all__ = [
+    "INPUTS",
+    "case_item",
+    "check_inputs",
+    "ct_folder_items",
+    "input_channels",
+    "input_items",
+    "spacing_for",
+    "study_facts",
+    "study_items",
+]
+
+_log = logging.getLogger(__name__)
+
+INPUTS = {"ct": 1, "ct+ptv": 2}
+"""Name of an input choice -> channels of the image."""
+
+PRESCRIPTION_SCALE_GY = 70.0
+"""The channel `ptv` holds prescription / 70 Gy, so that the highest usual level is 1."""
+
+
+def check_inputs(inputs: str, tasks: Sequence[Task] = ()) -> str:
+    """`inputs` itself when it is known and may be used with these tasks.
+
+    Raises:
+        UsageError: an unknown choice, or targets asked for as input and as output.
+    """
+    if inputs not in INPUTS:
+        raise UsageError(f"unknown inputs '{inputs}'", fix=nearest(inputs, INPUTS))
+    targets = [name for task in tasks for name in task.class_names if name.upper().startswith(("PTV", "CTV", "GTV"))]
+    if "ptv" in inputs and targets:
+        raise UsageError(
+            f"the targets ({', '.join(targets)}) cannot be input and output at once",
+            fix="Use inputs 'ct', or leave the targets out of the segmentation task",
+        )
+    return inputs
+
+
+def input_channels(inputs: str) -> int:
+    """Number of image channels of an input choice."""
+    return INPUTS[check_inputs(inputs)]
+
+
+def case_item(case: Case, tasks: Sequence[Task], inputs: str) -> dict[str, Any]:
+    """What `LoadCased` needs of one case: paths, and which labels exist.
+
+    Raises:
+        UsageError: the case lacks CT, a required label, or the targets that `inputs` asks for.
+    """
+    item: dict[str, Any] = {"id": case.id, "image": str(case.path("ct"))}
+    if case.has("mask_dose"):
+        item["mask_dose"] = str(case.path("mask_dose"))
+    if "ptv" in inputs:
+        item["ptv"] = _targets(case)
+    for task in tasks:
+        labels = _label_paths(case, task)
+        if task.required and not any(labels):
+            raise UsageError(f"has no label for the required task '{task.name}'", where=case.id)
+        item[task.name] = labels
+        item[f"labelled_{task.name}"] = [bool(label) for label in labels]
+    return item
+
+
+def _targets(case: Case) -> list[tuple[str, float]]:
+    targets = [name for name in case.names("target") if name in case.prescriptions_gy]
+    if not targets:
+        raise UsageError(
+            "has no target with a prescription, which inputs 'ct+ptv' needs",
+            where=case.id,
+            fix="Use inputs 'ct', or leave this case out",
+        )
+    return [(str(case.path(f"structures/{name}")), case.prescriptions_gy[name]) for name in targets]
+
+
+def _label_paths(case: Case, task: Task) -> list[str]:
+    """One path per channel, empty where the label is unknown."""
+    if task.kind == "segmentation":
+        keys = [f"structures/{name}" for name in task.class_names]
+    elif task.kind == "regression":
+        keys = [task.name]
+    else:
+        return [str(case.labels[task.name])] if task.name in case.labels else [""]
+    return [str(case.path(key)) if case.has(key) else "" for key in keys]
+
+
+def study_items(
+    study: str | Path, splits: str | Sequence[str], tasks: Sequence[Task], inputs: str, *, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Items of the cases of some splits; a case that cannot be used is left out with a warning.
+
+    Raises:
+        NothingFoundError: no case can be used.
+    """
+    tasks = as_tasks(tasks)
+    check_inputs(inputs, tasks)
+    manifest = Manifest.read(study)
+    cases = manifest.split(*([splits] if isinstance(splits, str) else splits))
+    return _usable(cases[:limit], tasks, inputs, study)
+
+
+def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, study: str | Path) -> list[dict[str, Any]]:
+    items = []
+    for case in cases:
+        try:
+            items.append(case_item(case, tasks, inputs))
+        except UsageError as error:
+            _log.warning("left out: %s", error)
+    if not items:
+        raise NothingFoundError(f"no case can be used with inputs '{inputs}'", where=study, fix="See the warnings")
+    return items
+
+
+def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
+    """Items of every `*.nii` and `*.nii.gz` in a folder; the id is the file name without suffix.
+
+    Raises:
+        UsageError: `inputs` needs targets, which a plain CT folder cannot give.
+        NothingFoundError: no NIfTI lies there.
+    """
+    if "ptv" in inputs:
+        raise UsageError(
+            "a folder of CT images has no targets, which inputs 'ct+ptv' needs",
+            where=folder,
+            fix="Give a study folder made by mtl_med.prep, or a network trained with --inputs ct",
+        )
+    paths = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith((".nii", ".nii.gz")))
+    if not paths:
+        raise NothingFoundError(
+            "is neither a study folder (manifest.json) nor a folder of CT images (*.nii.gz)",
+            where=folder,
+            fix="Check --dataset_dir",
+        )
+    return [{"id": path.name.removesuffix(".gz").removesuffix(".nii"), "image": str(path)} for path in paths]
+
+
+def input_items(
+    source: str | Path, inputs: str, *, splits: Sequence[str] = (), limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Items for inference, without labels: a study folder's cases (all splits, or some), or a folder of CT images.
+
+    Beside `image` and `ptv` an item names its `source` and its `possible_dose_mask` (a path, "" where there is none).
+
+    Raises:
+        NothingFoundError: the folder is missing or holds neither.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise NothingFoundError("is no folder", where=source, fix="Check --dataset_dir")
+    if not (source / "manifest.json").is_file():
+        items = ct_folder_items(source, inputs)[:limit]
+    else:
+        manifest = Manifest.read(source)
+        cases = manifest.split(*splits) if splits else manifest.cases
+        items = _usable(cases[:limit], (), inputs, source)
+    return [item | {"source": item["image"], "possible_dose_mask": item.pop("mask_dose", "")} for item in items]
+
+
+def study_facts(study: str | Path) -> dict[str, Any]:
+    """What weights remember of the study they were trained on: data set, fingerprint, median spacing (mm)."""
+    manifest = Manifest.read(study)
+    spacings = np.array([case.spacing_mm for case in manifest if case.split == "fit"])
+    median = np.median(spacings, axis=0).round(4).tolist() if len(spacings) else None
+    return {"dataset": manifest.dataset, "fingerprint": manifest.fingerprint, "median_spacing_mm": median}
+
+
+def spacing_for(source: str | Path, trained_on: Mapping[str, Any]) -> list[float] | None:
+    """Spacing to which images are resampled for a trained network, mm; None keeps their own grid.
+
+    A study of the data set that the network was trained on keeps its grid, as in training; any other image is brought
+    to the training set's median spacing.
+
+    Args:
+        source: study folder or folder of CT images.
+        trained_on: the training's `study_facts`.
+    """
+    path = Path(source) / "manifest.json"
+    if path.is_file() and read_json(path).get("dataset") == trained_on.get("dataset"):
+        return None
+    return trained_on.get("median_spacing_mm")

@@ -1,0 +1,173 @@
+"""The transform chains of training and inference, which share every deterministic step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    CropForegroundd,
+    DeleteItemsd,
+    EnsureTyped,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+    Transform,
+)
+from skimage.measure import label as connected_components
+
+from mtl_med.loading.datalist import check_inputs
+from mtl_med.loading.transforms import LoadCased, RandCropAroundMaskd, RandIntensityd, RandMirrord, mirror_permutation
+from mtl_med.tasks import Task, as_tasks
+
+__all__ = ["HU_MAX", "HU_MIN", "body_mask", "inference_transforms", "training_transforms", "validation_transforms"]
+
+HU_MIN, HU_MAX = -1000.0, 2000.0
+"""CT is clipped to this range and divided by 1000, so that air is -1, water 0 and dense bone 2."""
+
+BODY_HU = -300.0
+
+
+def body_mask(ct_hu: torch.Tensor) -> torch.Tensor:
+    """The largest connected component above -300 HU; the whole image where nothing is above.
+
+    Args:
+        ct_hu: (1, X, Y, Z), HU.
+
+    Returns:
+        bool tensor of the same shape.
+    """
+    above = np.asarray(ct_hu[0]) > BODY_HU
+    components = connected_components(above, connectivity=1)
+    sizes = np.bincount(components.ravel())
+    if len(sizes) < 2:
+        return torch.ones(ct_hu.shape, dtype=torch.bool)
+    sizes[0] = 0
+    return torch.from_numpy(components == sizes.argmax())[None]
+
+
+def _maps(tasks: Sequence[Task], inputs: str) -> dict[str, str]:
+    """Keys of all maps (C, X, Y, Z) and how they are interpolated."""
+    modes = {"image": "bilinear"}
+    if "ptv" in inputs:
+        modes["ptv"] = "nearest"
+    modes |= {
+        task.name: "bilinear" if task.kind == "regression" else "nearest" for task in tasks if task.is_pixel_level
+    }
+    return modes | {"mask_dose": "nearest"}
+
+
+def _read(tasks: Sequence[Task], inputs: str, spacing_mm: Sequence[float] | None) -> list[Transform]:
+    modes = _maps(tasks, inputs)
+    steps: list[Transform] = [
+        LoadCased(tasks),
+        Orientationd(list(modes), axcodes="RAS", labels=None, allow_missing_keys=True),
+    ]
+    if spacing_mm is not None:
+        steps.append(
+            Spacingd(list(modes), pixdim=tuple(spacing_mm), mode=tuple(modes.values()), allow_missing_keys=True)
+        )
+    return steps
+
+
+def _scale() -> ScaleIntensityRanged:
+    return ScaleIntensityRanged("image", HU_MIN, HU_MAX, HU_MIN / 1000, HU_MAX / 1000, clip=True)
+
+
+def _join(inputs: str) -> list[Transform]:
+    return [ConcatItemsd(["image", "ptv"], "image"), DeleteItemsd("ptv")] if "ptv" in inputs else []
+
+
+def _crop_to_mask(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], margin: int) -> list[Transform]:
+    """Keep what patches around the possible-dose mask can reach, so that the cache stays small."""
+    keys = list(_maps(tasks, inputs))
+    return [
+        CropForegroundd(keys, "mask_dose", margin=margin, allow_smaller=True, allow_missing_keys=True),
+        SpatialPadd(keys, patch_size, mode="edge", allow_missing_keys=True),
+    ]
+
+
+def training_transforms(
+    tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, mirror: bool = True, jitter: int = 8
+) -> Compose:
+    """Read, scale and cut training patches with augmentation; the steps before the first random one are cacheable.
+
+    Args:
+        tasks: pixel-level tasks with labels in the items.
+        inputs: "ct" or "ct+ptv".
+        patch_size: voxels of a training patch.
+        mirror: mirror left and right at random, paired structures changing places.
+        jitter: voxels by which patches move beyond the possible-dose mask.
+    """
+    tasks = as_tasks(tasks)
+    check_inputs(inputs, tasks)
+    keys = list(_maps(tasks, inputs))
+    half = max(size // 4 for size in patch_size)
+    swap = (
+        {task.name: mirror_permutation(task.class_names) for task in tasks if task.kind == "segmentation"}
+        if mirror
+        else {}
+    )
+    return Compose(
+        [
+            *_read(tasks, inputs, None),
+            _scale(),
+            *_crop_to_mask(tasks, inputs, patch_size, half),
+            EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
+            RandCropAroundMaskd(keys, "mask_dose", patch_size, jitter),
+            *([RandMirrord(keys, swap)] if mirror else []),
+            RandIntensityd(["image"]),
+            *_join(inputs),
+        ]
+    )
+
+
+def validation_transforms(
+    tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, margin: int = 16
+) -> Compose:
+    """Read, scale and crop whole cases with labels around the possible-dose mask, for scores during training."""
+    tasks = as_tasks(tasks)
+    check_inputs(inputs, tasks)
+    keys = list(_maps(tasks, inputs))
+    return Compose(
+        [
+            *_read(tasks, inputs, None),
+            _scale(),
+            *_crop_to_mask(tasks, inputs, patch_size, margin),
+            *_join(inputs),
+            EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
+        ]
+    )
+
+
+class AddBodyd(Transform):
+    """Add `body`, the mask of the patient (1, X, Y, Z), from `image` in HU."""
+
+    def __call__(self, data: dict) -> dict:
+        mask = body_mask(data["image"]).to(torch.uint8)
+        image = data["image"]
+        body = MetaTensor(mask, meta=image.meta) if isinstance(image, MetaTensor) else mask
+        return {**data, "body": body}
+
+
+def inference_transforms(
+    inputs: str, *, spacing_mm: Sequence[float] | None = None, patch_size: Sequence[int] | None = None
+) -> Compose:
+    """Read and scale a whole CT and crop it to the body; every step can be inverted onto the source's own grid.
+
+    Args:
+        inputs: "ct" or "ct+ptv".
+        spacing_mm: spacing to resample to; None keeps the source's own.
+        patch_size: the image is padded to at least this size.
+    """
+    check_inputs(inputs)
+    steps = [*_read((), inputs, spacing_mm), AddBodyd(), _scale(), *_join(inputs)]
+    steps.append(CropForegroundd(["image"], "body", margin=4, allow_smaller=True))
+    if patch_size is not None:
+        steps.append(SpatialPadd(["image"], patch_size, mode="edge"))
+    return Compose([*steps, DeleteItemsd("body")])

@@ -1,0 +1,233 @@
+"""The study folder: what preparation writes and everything after it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtl_med.errors import UsageError
+from mtl_med.files import read_json, sha256_bytes, within, write_json
+from mtl_med.geometry import Grid
+
+__all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure"]
+
+CASE_SCHEMA = "mtl_med/case/1"
+MANIFEST_SCHEMA = "mtl_med/manifest/1"
+SPLITS = ("fit", "tune", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure of a case.
+
+    Args:
+        original: the name it had in the source.
+        kind: "oar", "target" or "external".
+        status: "contoured", "not_contoured" (no file, label unknown) or "empty" (contoured, all zero).
+        volume_cc: volume in cubic centimetres; None when not contoured.
+    """
+
+    original: str
+    kind: str
+    status: str
+    volume_cc: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient or image of a study.
+
+    Args:
+        id: unique within the study, safe as a file name.
+        split: "fit", "tune", "validation" or "test".
+        folder: absolute folder of the case; not part of the JSON.
+        grid: the grid that all its volumes share; None for 2D images.
+        files: key -> {"path": relative to the folder, "sha256": hex}. Keys: `ct`, `dose`, `mask_dose`,
+            `structures/<name>`, or `image`, `mask`.
+        tasks: names of the tasks the case has labels for.
+        structures: standard name -> Structure.
+        prescriptions_gy: target name -> prescribed dose, Gy.
+        fractions: number of fractions, if known.
+        spacing_mm: voxel spacing along the array axes, mm.
+        source_hash: hash over the source files, by which a finished case is recognised.
+        notes: sentences about oddities.
+        labels: image-level labels, task name -> class index or value.
+    """
+
+    id: str
+    split: str
+    folder: Path
+    grid: Grid | None = None
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    structures: dict[str, Structure] = field(default_factory=dict)
+    prescriptions_gy: dict[str, float] = field(default_factory=dict)
+    fractions: int | None = None
+    spacing_mm: tuple[float, ...] = ()
+    source_hash: str = ""
+    notes: tuple[str, ...] = ()
+    labels: dict[str, float] = field(default_factory=dict)
+
+    def has(self, key: str) -> bool:
+        """Whether the case has the file `key`."""
+        return key in self.files
+
+    def path(self, key: str) -> Path:
+        """Absolute path of the file `key`, such as "ct" or "structures/SpinalCord".
+
+        Raises:
+            UsageError: the case has no such file.
+        """
+        if key not in self.files:
+            raise UsageError(f"has no '{key}'", where=self.id, fix="Check the study's quality.csv for this case")
+        return within(self.folder, self.files[key]["path"])
+
+    def names(self, kind: str, *, contoured_only: bool = True) -> list[str]:
+        """Names of the structures of one kind ("oar", "target", "external")."""
+        wanted = ("contoured", "empty") if contoured_only else ("contoured", "empty", "not_contoured")
+        return [name for name, item in self.structures.items() if item.kind == kind and item.status in wanted]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON form of `case.json`."""
+        return {
+            "schema": CASE_SCHEMA,
+            "id": self.id,
+            "split": self.split,
+            "grid": self.grid.to_dict() if self.grid else None,
+            "spacing_mm": list(self.spacing_mm),
+            "files": self.files,
+            "tasks": list(self.tasks),
+            "structures": {name: vars(item) for name, item in self.structures.items()},
+            "prescriptions_gy": self.prescriptions_gy,
+            "fractions": self.fractions,
+            "labels": self.labels,
+            "source_hash": self.source_hash,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], folder: str | Path) -> Case:
+        """Case from `case.json`; `folder` is where that file lies.
+
+        Raises:
+            UsageError: another schema or a missing field.
+        """
+        if fields.get("schema") != CASE_SCHEMA:
+            raise UsageError(
+                f"schema is {fields.get('schema')!r}, expected {CASE_SCHEMA!r}",
+                where=folder,
+                fix="Prepare the study again with this version of mtl_med",
+            )
+        try:
+            return cls(
+                id=fields["id"],
+                split=fields["split"],
+                folder=Path(folder),
+                grid=Grid.from_dict(fields["grid"]) if fields.get("grid") else None,
+                files=fields["files"],
+                tasks=tuple(fields["tasks"]),
+                structures={name: Structure(**item) for name, item in fields["structures"].items()},
+                prescriptions_gy=fields["prescriptions_gy"],
+                fractions=fields["fractions"],
+                spacing_mm=tuple(fields["spacing_mm"]),
+                source_hash=fields["source_hash"],
+                notes=tuple(fields["notes"]),
+                labels=fields.get("labels", {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"case.json lacks or misnames a field: {error}", where=folder) from error
+
+    def write(self) -> None:
+        """Write `case.json` into the case's folder; its presence means that the case is finished."""
+        write_json(self.folder / "case.json", self.to_dict())
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Case:
+        """Read the case that lies in `folder`."""
+        return cls.from_dict(read_json(Path(folder) / "case.json"), folder)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All cases of a study.
+
+    Args:
+        dataset: name of the data set, such as "openkbp".
+        root: the study folder.
+        cases: sorted by id.
+    """
+
+    dataset: str
+    root: Path
+    cases: tuple[Case, ...]
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def split(self, *names: str) -> tuple[Case, ...]:
+        """Cases of the given splits.
+
+        Raises:
+            UsageError: a split that no case has.
+        """
+        present = {case.split for case in self.cases}
+        for name in names:
+            if name not in present:
+                raise UsageError(
+                    f"no case is in split '{name}'", where=self.root, fix=f"Splits here: {', '.join(sorted(present))}"
+                )
+        return tuple(case for case in self.cases if case.split in names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over ids, splits and file hashes: equal data, equal fingerprint."""
+        rows = [
+            "\t".join([case.id, case.split, *(f"{key}={item['sha256']}" for key, item in sorted(case.files.items()))])
+            for case in self.cases
+        ]
+        return sha256_bytes("\n".join(rows).encode())
+
+    def write(self) -> None:
+        """Write `manifest.json` into the study folder."""
+        listing = [
+            {
+                "id": case.id,
+                "split": case.split,
+                "folder": case.folder.relative_to(self.root).as_posix(),
+                "tasks": list(case.tasks),
+            }
+            for case in self.cases
+        ]
+        fields = {"schema": MANIFEST_SCHEMA, "dataset": self.dataset, "fingerprint": self.fingerprint, "cases": listing}
+        write_json(self.root / "manifest.json", fields)
+
+    @classmethod
+    def build(cls, dataset: str, root: str | Path, cases: Iterable[Case]) -> Manifest:
+        """Manifest of cases in the order of their ids."""
+        return cls(dataset, Path(root), tuple(sorted(cases, key=lambda case: case.id)))
+
+    @classmethod
+    def read(cls, root: str | Path) -> Manifest:
+        """Read the study folder `root`.
+
+        Raises:
+            UsageError: no study lies there, another schema, or a case that lies outside the folder.
+        """
+        root = Path(root)
+        path = root / "manifest.json"
+        if not path.is_file():
+            raise UsageError(
+                "is no study folder (manifest.json is missing)",
+                where=root,
+                fix="Make one with: python -m mtl_med.prep openkbp --source <provided-data> --out <study>",
+            )
+        fields = read_json(path)
+        if not isinstance(fields, dict) or fields.get("schema") != MANIFEST_SCHEMA:
+            raise UsageError("is no manifest of this version", where=path, fix="Prepare the study again")
+        cases = [Case.read(within(root, item["folder"])) for item in fields["cases"]]
+        return cls.build(fields["dataset"], root.resolve(), cases)

@@ -1,0 +1,22 @@
+"""Networks: encoder + streams + exchange + decoders. `create_network` builds one from a method's name."""
+
+from __future__ import annotations
+
+from mtl_med.networks.baselines import HPS, MTAN, STL
+from mtl_med.networks.ctan import CTAN
+from mtl_med.networks.methods import METHODS, Method, create_network
+from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
+from mtl_med.networks.stacked import split_stacked
+
+__all__ = [
+    "CTAN",
+    "HPS",
+    "METHODS",
+    "MTAN",
+    "STL",
+    "Method",
+    "MultiTaskNet",
+    "SingleTaskNets",
+    "create_network",
+    "split_stacked",
+]

@@ -1,0 +1,93 @@
+"""Parts of a network from names and options: what belongs to which part is read off the parts' signatures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mtl_med.errors import UsageError, nearest
+from mtl_med.networks.decoders import DECODERS
+from mtl_med.networks.encoders import ENCODERS, Encoder
+from mtl_med.networks.task_attention import AttentionStreams, MaskStage, PooledStream
+from mtl_med.tasks import Task, as_tasks
+
+__all__ = ["options_of", "parts"]
+
+PER_TASK = {"priors": "prior", "output_scales": "output_scale"}
+GIVEN = {"spatial_dims", "in_channels", "tasks", "task", "encoder", "stage", "fused", *PER_TASK.values()}
+
+
+def options_of(part: Callable[..., Any]) -> set[str]:
+    """Names of the options that a part takes."""
+    return set(inspect.signature(part).parameters) - GIVEN
+
+
+def parts(
+    spatial_dims: int,
+    in_channels: int,
+    tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task],
+    encoder: str,
+    streams: type[MaskStage] | None,
+    exchange: Callable[..., nn.Module],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Keyword arguments for `MultiTaskNet`.
+
+    Args:
+        streams: the attention block of each stage, or None for hard sharing.
+        exchange: what stands at the bottleneck.
+        options: each goes to every part that takes it; a part without it ignores it.
+
+    Raises:
+        UsageError: unknown encoder, spatial_dims or value of an option.
+    """
+    listed = as_tasks(tasks)
+    names = [task.name for task in listed]
+    if spatial_dims not in (2, 3):
+        raise UsageError(f"spatial_dims is {spatial_dims}", fix="Use 2 or 3")
+    if encoder not in ENCODERS:
+        raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
+    trunk = ENCODERS[encoder](spatial_dims, in_channels, **taken(ENCODERS[encoder], options))
+    width = trunk.bottleneck_channels
+    common = {"norm": trunk.norm, "act": trunk.act}
+    bottleneck = exchange(spatial_dims, width, names, **taken(exchange, {**options, **common}))
+    return {
+        "in_channels": in_channels,
+        "tasks": listed,
+        "encoder": trunk,
+        "streams": make_streams(trunk, names, streams, options),
+        "exchange": bottleneck,
+        "decoders": make_decoders(trunk, bottleneck.out_channels(width), listed, options),
+    }
+
+
+def make_streams(
+    encoder: Encoder, names: Sequence[str], block: type[MaskStage] | None, options: Mapping[str, Any]
+) -> nn.Module:
+    if block is None:
+        return PooledStream(encoder, names)
+    chosen = taken(block, options)
+    return AttentionStreams([block(encoder, j, names, **chosen) for j in range(len(encoder.channels))])
+
+
+def make_decoders(
+    encoder: Encoder, width: int, tasks: Sequence[Task], options: Mapping[str, Any]
+) -> dict[str, nn.Module]:
+    for option in PER_TASK:
+        for name in options.get(option) or {}:
+            if name not in [task.name for task in tasks]:
+                raise UsageError(f"{option} names an unknown task '{name}'", fix=nearest(name, [t.name for t in tasks]))
+    decoders: dict[str, nn.Module] = {}
+    for task in tasks:
+        kind = DECODERS[task.kind]
+        own = {PER_TASK[o]: options[o][task.name] for o in PER_TASK if task.name in (options.get(o) or {})}
+        decoders[task.name] = kind(encoder, width, task, **taken(kind, options), **own)
+    return decoders
+
+
+def taken(part: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that `part` takes."""
+    return {name: options[name] for name in options_of(part) if name in options}

@@ -1,0 +1,165 @@
+"""Convolution, norm and activation as every part of a network uses them, built with MONAI's factories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Act, Conv
+from monai.networks.layers.utils import get_norm_layer
+from torch import Tensor, nn
+
+from mtl_med.networks.instance_norm import InstanceNorm
+
+__all__ = [
+    "ActSpec",
+    "Bottleneck",
+    "ConvNormAct",
+    "NormSpec",
+    "activation",
+    "convolution",
+    "default_norm",
+    "initialise",
+    "max_pool",
+    "norm_layer",
+]
+
+NormSpec = str | Sequence[Any] | Mapping[str, Any] | None
+ActSpec = str | Sequence[Any]
+
+
+def default_norm(spatial_dims: int) -> NormSpec:
+    """Batch norm in 2D (batches of 8 and more), affine instance norm in 3D (batches of 1 or 2)."""
+    return "batch" if spatial_dims == 2 else ("instance", {"affine": True})
+
+
+def norm_layer(norm: NormSpec, spatial_dims: int, channels: int) -> nn.Module:
+    """The norm that a MONAI spec names; None is the default of `spatial_dims`.
+
+    Instance norm comes as our own class: same maths and state keys, several times faster in channels-last memory.
+    """
+    spec: Any = default_norm(spatial_dims) if norm is None else norm
+    layer = get_norm_layer(spec if isinstance(spec, str) else tuple(spec), spatial_dims, channels)
+    if isinstance(layer, nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.track_running_stats:
+        return InstanceNorm(channels, eps=layer.eps, affine=layer.affine)
+    return layer
+
+
+def activation(act: ActSpec = "relu") -> nn.Module:
+    """The activation that a MONAI spec names, in place where it can be: one pass less through memory."""
+    name, options = (act, {}) if isinstance(act, str) else (act[0], dict(act[1]))
+    kind = Act[name]
+    try:
+        return kind(**{"inplace": True, **options})
+    except TypeError:
+        return kind(**options)
+
+
+def convolution(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = False
+) -> nn.Module:
+    """A convolution padded so that stride 1 keeps the size; no bias unless asked, for most stand before a norm."""
+    return Conv[Conv.CONV, spatial_dims](
+        in_channels, out_channels, kernel, stride=stride, padding=(kernel - 1) // 2, bias=bias
+    )
+
+
+def max_pool(spatial_dims: int) -> nn.Module:
+    """Maximum over blocks of 2 per axis."""
+    return nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, norm, activation: `(B, in_channels, *spatial) -> (B, out_channels, *spatial / stride)`."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        norm: NormSpec = None,
+        act: ActSpec = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(spatial_dims, in_channels, out_channels, kernel, stride)
+        self.norm = norm_layer(norm, spatial_dims, out_channels)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class Bottleneck(nn.Module):
+    """Residual block 1x1, 3x3, 1x1 with a projection where the width or size changes, named as in torchvision.
+
+    Args:
+        width: channels of the 3x3 convolution; the block's output has `4 * width` channels.
+        stride: of the 3x3 convolution (the "v1.5" placement).
+        project: have a projection even where neither width nor size changes.
+
+    Source: He et al. 2016, "Deep residual learning for image recognition", Fig. 5 (right).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        norm: NormSpec = None,
+        act: ActSpec = "relu",
+        project: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = convolution(spatial_dims, in_channels, width, 1)
+        self.bn1 = norm_layer(norm, spatial_dims, width)
+        self.conv2 = convolution(spatial_dims, width, width, 3, stride)
+        self.bn2 = norm_layer(norm, spatial_dims, width)
+        self.conv3 = convolution(spatial_dims, width, out_channels, 1)
+        self.bn3 = norm_layer(norm, spatial_dims, out_channels)
+        self.relu = activation(act)
+        self.downsample = projection(spatial_dims, in_channels, out_channels, stride, norm, project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + self.downsample(x))
+
+
+def projection(
+    spatial_dims: int, in_channels: int, out_channels: int, stride: int, norm: NormSpec, always: bool = False
+) -> nn.Module:
+    """The skip path of a residual block: identity, or 1x1 convolution and norm where width or size change."""
+    if stride == 1 and in_channels == out_channels and not always:
+        return nn.Identity()
+    return nn.Sequential(
+        convolution(spatial_dims, in_channels, out_channels, 1, stride), norm_layer(norm, spatial_dims, out_channels)
+    )
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal convolutions, norms at weight 1 and bias 0, small linear layers; for use with `Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        # A transposed weight is (in, out, *kernel) and each output sees one kernel tap: its fan is the input width.
+        if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.normal_(module.weight, std=(2.0 / module.in_channels) ** 0.5)
+        else:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+    elif isinstance(getattr(module, "weight", None), nn.Parameter) and isinstance(
+        getattr(module, "bias", None), nn.Parameter
+    ):
+        with torch.no_grad():  # every affine norm of MONAI's factory
+            module.weight.fill_(1.0)
+            module.bias.fill_(0.0)

@@ -1,0 +1,159 @@
+"""Pixel decoder: back to the image's size through the shared skip connections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from mtl_med.errors import UsageError, nearest
+from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec, convolution
+from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.tasks import Task
+
+__all__ = ["UPSAMPLINGS", "PixelDecoder"]
+
+UPSAMPLINGS = ("linear", "nearest", "deconv")
+
+
+class Upsample(nn.Module):
+    """Doubles the size: `(B, in_channels, *spatial) -> (B, out_channels, *2 spatial)`.
+
+    `linear` and `nearest` keep the channels; `deconv` learns a transposed 2x2(x2) convolution to `channels`, which
+    leaves the convolutions behind it less to do.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int, channels: int, kind: str) -> None:
+        super().__init__()
+        self.mode = {"linear": "bilinear" if spatial_dims == 2 else "trilinear", "nearest": "nearest"}.get(kind, "")
+        self.out_channels = in_channels if self.mode else channels
+        self.deconv = (
+            nn.Identity()
+            if self.mode
+            else Conv[Conv.CONVTRANS, spatial_dims](in_channels, channels, kernel_size=2, stride=2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "":
+            return self.deconv(x)
+        if self.mode == "nearest":
+            return F.interpolate(x, scale_factor=2.0, mode=self.mode)
+        return F.interpolate(x, scale_factor=2.0, mode=self.mode, align_corners=False)
+
+
+class UpBlock(nn.Module):
+    """Double the size, join the skip connection, two convolutions."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        skip_channels: int,
+        channels: int,
+        upsample: str,
+        norm: NormSpec,
+        act: ActSpec,
+    ) -> None:
+        super().__init__()
+        self.up = Upsample(spatial_dims, in_channels, channels, upsample)
+        self.conv1 = ConvNormAct(spatial_dims, self.up.out_channels + skip_channels, channels, norm=norm, act=act)
+        self.conv2 = ConvNormAct(spatial_dims, channels, channels, norm=norm, act=act)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.conv2(self.conv1(torch.cat([self.up(x), skip], 1)))
+
+
+class PixelDecoder(nn.Module):
+    """From the bottleneck up to the image: one up block for each stage above it, then a 1x1 convolution.
+
+    Args:
+        encoder: whose stages come in as skip connections.
+        in_channels: of the task's bottleneck features.
+        task: gives the number of output channels.
+        decoder_channels: widths of the up blocks, deepest first; by default the encoder's own proposal.
+        upsample: `linear` (as published), `nearest` (cheapest) or `deconv`.
+        prior: initial probability of each channel, for segmentation: sets the output bias to its logit, so that rare
+            structures do not have to be unlearned first.
+        output_scale: what the last map is multiplied by, so that a dose of 70 Gy is about 1 to the network.
+        dropout: probability of dropping a channel before the last convolution.
+
+    Source: arXiv 2309.03837, Sect. 2.1, "Encoder and Decoder".
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        in_channels: int,
+        task: Task,
+        decoder_channels: Sequence[int] | None = None,
+        upsample: str = "linear",
+        prior: Sequence[float] | None = None,
+        output_scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        skips = [j for j, stride in enumerate(encoder.strides) if stride < encoder.bottleneck_stride][::-1]
+        widths = tuple(decoder_channels or encoder.decoder_channels)
+        if len(widths) != len(skips):
+            raise UsageError(
+                f"decoder_channels has {len(widths)} widths", fix=f"Give {len(skips)}, one per skip connection"
+            )
+        if upsample not in UPSAMPLINGS:
+            raise UsageError(f"unknown upsample '{upsample}'", fix=nearest(upsample, UPSAMPLINGS))
+        dims = encoder.spatial_dims
+        self.skips, self.output_scale, self.stem = skips, float(output_scale), float(encoder.strides[0])
+        self.mode = "bilinear" if dims == 2 else "trilinear"
+        self.blocks = nn.ModuleList()
+        for j, width in zip(skips, widths, strict=True):
+            self.blocks.append(
+                UpBlock(dims, in_channels, encoder.channels[j], width, upsample, encoder.norm, encoder.act)
+            )
+            in_channels = width
+        self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(dropout) if dropout else nn.Identity()
+        self.out = convolution(dims, in_channels, task.channels, 1, bias=True)
+        self.prior = logits_of(prior, task) if prior is not None else [0.0] * task.channels
+
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = block(x, stages[self.skips[i]].shared)  # (B, decoder_channels[i], *spatial_j)
+        y = self.out(self.dropout(x))
+        if self.stem > 1:
+            y = F.interpolate(y, scale_factor=self.stem, mode=self.mode, align_corners=False)
+        if self.output_scale != 1.0:
+            y = y * self.output_scale
+        return crop(y, size)
+
+    def initialise_output(self) -> None:
+        """Begin with the prior (or zero) nearly everywhere: small weights, the prior's logit as bias."""
+        nn.init.normal_(self.out.weight, std=0.01)
+        with torch.no_grad():
+            self.out.bias.copy_(torch.tensor(self.prior))
+
+
+def crop(y: Tensor, size: list[int]) -> Tensor:
+    """The first `size` positions along each spatial axis: takes off what padding added at the ends."""
+    for axis, length in enumerate(size):
+        if y.shape[axis + 2] != length:
+            y = y.narrow(axis + 2, 0, length)
+    return y
+
+
+def logits_of(prior: Sequence[float], task: Task) -> list[float]:
+    """log(p / (1 - p)) of each channel's initial probability.
+
+    Raises:
+        UsageError: not one number in (0, 1) per channel, or not a segmentation.
+    """
+    where = f"priors of task '{task.name}'"
+    if task.kind != "segmentation":
+        raise UsageError(f"a {task.kind} task has no initial probability", where=where, fix="Leave its prior out")
+    if len(prior) != task.channels:
+        raise UsageError(f"{len(prior)} values for {task.channels} channels", where=where, fix="Give one per channel")
+    for p in prior:
+        if not 0.0 < p < 1.0:
+            raise UsageError(f"{p} is no probability in (0, 1)", where=where, fix="Use the channel's voxel fraction")
+    return [math.log(p / (1.0 - p)) for p in prior]

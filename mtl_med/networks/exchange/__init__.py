@@ -1,0 +1,17 @@
+"""Exchanges at the bottleneck: `forward({task: features}) -> {task: features}`, `.out_channels(in_channels)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from mtl_med.networks.exchange.ctab import CTAB
+from mtl_med.networks.exchange.none import NoExchange
+
+__all__ = ["CTAB", "EXCHANGES", "NoExchange"]
+
+EXCHANGES: dict[str, Callable[..., nn.Module]] = {
+    "none": NoExchange,
+    "ctab": CTAB,
+}

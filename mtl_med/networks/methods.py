@@ -1,0 +1,128 @@
+"""The table of methods, and the one function that builds a network from a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from mtl_med.errors import UsageError, nearest
+from mtl_med.networks.assembly import PER_TASK, options_of, parts
+from mtl_med.networks.ctan import CrossMaskStage
+from mtl_med.networks.decoders import DECODERS
+from mtl_med.networks.encoders import ENCODERS
+from mtl_med.networks.exchange import CTAB, EXCHANGES, NoExchange
+from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
+from mtl_med.networks.stacked import StackedNet, StackedSingleTaskNets
+from mtl_med.networks.task_attention import MaskStage
+from mtl_med.tasks import Task, as_tasks
+
+__all__ = ["METHODS", "Method", "create_network"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method puts between encoder and decoders.
+
+    Args:
+        summary: one line for lists.
+        paper: where it comes from.
+        streams: the attention block of each stage, or None for hard sharing.
+        exchange: what stands at the bottleneck.
+        shared: False for one network per task.
+        fixed: options that make the method what it is.
+    """
+
+    summary: str
+    paper: str
+    streams: type[MaskStage] | None = None
+    exchange: Callable[..., nn.Module] = NoExchange
+    shared: bool = True
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+_KIM = "Kim et al. 2023, arXiv 2309.03837"
+_LIU = "Liu et al. 2019, arXiv 1803.10704"
+
+METHODS: dict[str, Method] = {
+    "stl": Method("one network per task", "baseline", shared=False),
+    "hps": Method("one encoder, one decoder per task", "Caruana 1997"),
+    "mtan": Method("each task masks its own stream", _LIU, MaskStage),
+    "ctan": Method("masks crossed between tasks, CTAB at the bottleneck", _KIM, CrossMaskStage, CTAB),
+    "ctan_no_bottleneck": Method("CTAN without CTAB: crossed masks alone", _KIM, CrossMaskStage),
+    "ctan_no_encoder": Method("CTAN without crossed masks: CTAB alone", _KIM, None, CTAB),
+    "ctan_concat": Method(
+        "CTAN with masks concatenated to P, as its Algorithm 1 writes",
+        _KIM,
+        CrossMaskStage,
+        CTAB,
+        fixed={"cross_fuse": "concat"},
+    ),
+}
+
+
+def create_network(
+    method: str,
+    tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task],
+    spatial_dims: int = 3,
+    in_channels: int = 1,
+    encoder: str = "plain",
+    stacked: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """The network of a method.
+
+    Args:
+        method: a row of `METHODS`.
+        tasks: `{name: {"kind": ..., "class_names": [...]}}` or a sequence of `Task`.
+        spatial_dims: 2 or 3.
+        in_channels: of the image `(B, in_channels, *spatial)`.
+        encoder: a row of `ENCODERS`.
+        stacked: return one tensor instead of a dictionary; `split_stacked` takes it apart.
+        options: of the encoder (plain: channels, bottleneck, stem_stride; resnet: split, stem_stride; norm, act), of
+            the streams (cross_fuse, embed_ratio, share_refine, reduce), of CTAB (bottleneck_channels, scale, reduce,
+            residual), of pixel decoders (decoder_channels, upsample, dropout), of image decoders (image_style,
+            image_width, dropout); per task: priors `{task: [probability per channel]}`, output_scales
+            `{task: factor}`. An option of a part that the method does not have changes nothing, so that one
+            configuration serves all methods.
+
+    Raises:
+        UsageError: unknown method, encoder, option or value; tasks that cannot be stacked.
+    """
+    if method not in METHODS:
+        raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
+    row = METHODS[method]
+    check_options(encoder, options)
+    options = {**options, **row.fixed}
+
+    def net(own: Sequence[Task], kind: type[MultiTaskNet]) -> MultiTaskNet:
+        return kind(**parts(spatial_dims, in_channels, own, encoder, row.streams, row.exchange, options))
+
+    listed = as_tasks(tasks)
+    if row.shared:
+        return net(listed, StackedNet if stacked else MultiTaskNet)
+    per_task = {name: value for name, value in options.items() if name in PER_TASK and value}
+    nets = {}
+    for task in listed:
+        options.update({name: {k: v for k, v in value.items() if k == task.name} for name, value in per_task.items()})
+        nets[task.name] = net([task], MultiTaskNet)
+    return StackedSingleTaskNets(nets) if stacked else SingleTaskNets(nets)
+
+
+def check_options(encoder: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option that no part of any method takes.
+
+    Raises:
+        UsageError: with the nearest known names.
+    """
+    if encoder not in ENCODERS:
+        raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
+    blocks = [row.streams for row in METHODS.values() if row.streams is not None]
+    known = set(PER_TASK).union(
+        *(options_of(part) for part in [ENCODERS[encoder], *blocks, *EXCHANGES.values(), *DECODERS.values()])
+    )
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option '{name}' of a network with encoder '{encoder}'", fix=nearest(name, known))

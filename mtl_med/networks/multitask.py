@@ -1,0 +1,154 @@
+"""The network: encoder, streams, exchange, decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtl_med.errors import UsageError
+from mtl_med.networks.blocks import initialise
+from mtl_med.networks.encoders import Encoder
+from mtl_med.tasks import Task
+
+__all__ = ["MultiTaskNet", "SingleTaskNets"]
+
+
+class MultiTaskNet(nn.Module):
+    """One encoder shared by all tasks, one decoder per task, and what stands between them.
+
+    Args:
+        in_channels: of the image `(B, in_channels, *spatial)`.
+        tasks: what is predicted; their names are the keys of the output.
+        encoder: image -> `[Stage(U^j, P^j)]`.
+        streams: stages -> `{task: (B, C, *spatial)}` at the bottleneck.
+        exchange: `{task: features} -> {task: features}`.
+        decoders: one per task, in the order of `tasks`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        tasks: Sequence[Task],
+        encoder: Encoder,
+        streams: nn.Module,
+        exchange: nn.Module,
+        decoders: Mapping[str, nn.Module],
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.spatial_dims = in_channels, encoder.spatial_dims
+        self.tasks = tuple(tasks)
+        self.stride = encoder.bottleneck_stride
+        self.encoder, self.streams, self.exchange = encoder, streams, exchange
+        self.decoders = nn.ModuleDict(decoders)
+        self.apply(initialise)
+        for decoder in self.decoders.values():
+            if hasattr(decoder, "initialise_output"):
+                decoder.initialise_output()
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """Every task's output, from an image of any size of at least `stride` per axis.
+
+        Args:
+            image: `(B, in_channels, *spatial)`.
+
+        Returns:
+            task name -> segmentation logits `(B, structures, *spatial)`, regression `(B, maps, *spatial)` in the
+            task's unit, or class logits `(B, classes)`.
+
+        Raises:
+            UsageError: wrong rank, channels, or an image too small (not checked in TorchScript and ONNX).
+        """
+        if not torch.jit.is_scripting():
+            self.check(image)
+        stages = self.encoder(pad(image, self.stride))  # [(U^j, P^j)], (B, C_j, *spatial / strides[j]) each
+        streams = self.streams(stages)  # {task: (B, C, *spatial / stride)}
+        features = self.exchange(streams)  # {task: (B, C', *spatial / stride)}
+        outputs: dict[str, Tensor] = {}
+        for task, decoder in self.decoders.items():
+            outputs[task] = decoder(features[task], stages, image.shape[2:])  # (B, channels, *spatial) or (B, classes)
+        return outputs
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.predict(image)
+
+    @torch.jit.unused
+    def attention(self, image: Tensor) -> dict[str, list[Tensor]]:
+        """The masks A_t^j `(B, C_j, *spatial / strides[j])` of each task, per stage; empty without attention."""
+        self.check(image)
+        attention = getattr(self.streams, "attention", None)
+        return {} if attention is None else attention(self.encoder(pad(image, self.stride)))
+
+    @torch.jit.unused
+    def check(self, image: Tensor) -> None:
+        """Refuse an image that cannot be meant.
+
+        Raises:
+            UsageError: wrong rank, number of channels, or fewer than two positions left at the bottleneck.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        shape = tuple(image.shape)
+        if len(shape) != self.spatial_dims + 2:
+            raise UsageError(
+                f"the image has shape {shape}, expected {self.spatial_dims + 2} axes (batch, channel, "
+                f"{self.spatial_dims} spatial)",
+                fix="Add the missing axis, or build the network with the other spatial_dims",
+            )
+        if shape[1] != self.in_channels:
+            raise UsageError(
+                f"the image has {shape[1]} channels, expected {self.in_channels}",
+                fix="Give the network the in_channels of the data, or the data the channels of the network",
+            )
+        positions = 1
+        for side in shape[2:]:
+            positions *= -(-side // self.stride)
+        if min(shape[2:]) < self.stride or positions < 2:
+            raise UsageError(
+                f"the image of {'x'.join(str(side) for side in shape[2:])} is too small: the network divides every "
+                f"side by {self.stride} and needs at least two positions there",
+                fix=f"Pad every side to {self.stride} or more and one to {2 * self.stride}, or use fewer stages",
+            )
+
+
+def pad(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row of each axis until its length is a multiple; decoders crop it off again."""
+    amounts: list[int] = []
+    for axis in range(image.dim() - 1, 1, -1):  # F.pad counts from the last axis
+        amounts += [0, (multiple - image.shape[axis] % multiple) % multiple]
+    return F.pad(image, amounts, mode="replicate") if max(amounts) > 0 else image
+
+
+class SingleTaskNets(nn.Module):
+    """Single-task learning: one whole network per task, nothing shared.
+
+    Args:
+        nets: task name -> network of that one task.
+    """
+
+    def __init__(self, nets: Mapping[str, MultiTaskNet]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict(nets)
+        self.tasks = tuple(task for net in nets.values() for task in net.tasks)
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """As `MultiTaskNet.predict`."""
+        outputs: dict[str, Tensor] = {}
+        for task, net in self.nets.items():
+            outputs[task] = net.predict(image)[task]
+        return outputs
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.predict(image)
+
+    @torch.jit.unused
+    def attention(self, image: Tensor) -> dict[str, list[Tensor]]:
+        """Empty: there is no attention between disjoint networks."""
+        return {}
+
+    @torch.jit.unused
+    def task_prefixes(self) -> dict[str, str]:
+        """Which part of the state belongs to which task, so that each task's best epoch can be kept."""
+        return {task: f"nets.{task}." for task in self.nets}

@@ -1,0 +1,36 @@
+"""Training: losses, weighting, the engine and what happens around its steps."""
+
+from mtl_med.processes import finish_processes, join_processes, require_processes
+from mtl_med.training.checkpoints import Checkpoint, load_into, start
+from mtl_med.training.handlers import Schedule, TaskStatistics
+from mtl_med.training.losses import MultiTaskLoss
+from mtl_med.training.runtime import (
+    distribute,
+    pick_device,
+    pick_precision,
+    seed_everything,
+)
+from mtl_med.training.schedule import Progress
+from mtl_med.training.trainer import MultiTaskEvaluator, MultiTaskTrainer
+from mtl_med.training.validation import BestModel, Validation
+
+__all__ = [
+    "BestModel",
+    "Checkpoint",
+    "MultiTaskEvaluator",
+    "MultiTaskLoss",
+    "MultiTaskTrainer",
+    "Progress",
+    "Schedule",
+    "TaskStatistics",
+    "Validation",
+    "distribute",
+    "finish_processes",
+    "join_processes",
+    "load_into",
+    "pick_device",
+    "pick_precision",
+    "require_processes",
+    "seed_everything",
+    "start",
+]

@@ -1,0 +1,161 @@
+"""The training engine: MONAI's supervised trainer with several tasks, one loss tensor and autocast on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from torch.utils.data import DataLoader
+
+from mtl_med.errors import MtlMedError
+from mtl_med.tasks import Task, as_tasks
+from mtl_med.training.runtime import autocast
+from mtl_med.training.scores import MeanScore, TaskScore
+
+__all__ = ["MultiTaskEvaluator", "MultiTaskTrainer", "move_batch"]
+
+Batch = dict[str, Any]
+
+
+def move_batch(batch: Batch, device: torch.device, non_blocking: bool = False) -> Batch:
+    """The tensors of a batch on a device, the image in channels-last layout; everything else as it is."""
+    moved = {
+        key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+    image = torch.as_tensor(moved["image"])
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[image.ndim]
+    moved["image"] = image.contiguous(memory_format=layout)
+    return moved
+
+
+class MultiTaskTrainer(SupervisedTrainer):
+    """Train a network whose output is a dictionary of tasks.
+
+    Args:
+        device: device of network and batches.
+        max_epochs: number of epochs.
+        train_data_loader: batches as `loading` makes them.
+        network: `forward(image) -> dict[str, Tensor]`.
+        optimizer: updates the network's parameters (and the weighting's, where it has some).
+        loss_function: `MultiTaskLoss`: `(predictions, batch) -> (total, per-task statistics)`.
+        precision: autocast type, None for full precision; fp16 comes with gradient scaling.
+        max_grad_norm: gradients are clipped to this norm; None leaves them.
+        train_handlers: handlers, attached in order.
+
+    Raises:
+        MtlMedError: the loss is not finite; training on would destroy the weights.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: DataLoader,
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: torch.nn.Module,
+        precision: torch.dtype | None = None,
+        max_grad_norm: float | None = None,
+        train_handlers: Sequence[Any] = (),
+        inferer: Inferer | None = None,
+    ) -> None:
+        self.precision, self.max_grad_norm = precision, max_grad_norm
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            inferer=inferer,
+            train_handlers=list(train_handlers),
+            decollate=False,
+            optim_set_to_none=True,
+        )
+        if precision == torch.float16:
+            self.scaler = torch.amp.GradScaler(device.type)
+
+    def _iteration(self, engine: MultiTaskTrainer, batchdata: Batch) -> dict[str, Any]:  # type: ignore[override]
+        batch = move_batch(batchdata, engine.state.device, engine.non_blocking)
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with autocast(engine.state.device, engine.precision):
+            predictions = engine.inferer(batch["image"], engine.network)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss, tasks = engine.loss_function(predictions, batch)
+        engine.state.output = {"loss": loss.detach(), "tasks": tasks}
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        if not torch.isfinite(loss):
+            raise MtlMedError(
+                f"the loss is {loss.item()} in step {engine.state.iteration}",
+                fix="Lower --learning_rate, or use --precision fp32; the last checkpoint is kept",
+            )
+        self._step(loss)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _step(self, loss: torch.Tensor) -> None:
+        scale = self.scaler.scale if self.scaler is not None else (lambda value: value)
+        scale(loss).backward()
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+
+class MultiTaskEvaluator(SupervisedEvaluator):
+    """Score a network on whole cases; `state.metrics` gets `score` and `score/<task>`, each in [0, 1].
+
+    Args:
+        device: device of network and batches.
+        val_data_loader: batches of one case with labels.
+        network: `forward(image) -> dict[str, Tensor]`.
+        tasks: what is scored.
+        inferer: a sliding window with the size of the training patch.
+        precision: autocast type, None for full precision.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        val_data_loader: DataLoader,
+        network: torch.nn.Module,
+        tasks: Any,
+        inferer: Inferer | None = None,
+        precision: torch.dtype | None = None,
+        val_handlers: Sequence[Any] = (),
+    ) -> None:
+        self.precision = precision
+        self.tasks: tuple[Task, ...] = as_tasks(tasks)
+        parts = {task.name: TaskScore(task) for task in self.tasks}
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer,
+            key_val_metric={"score": MeanScore(parts)},
+            additional_metrics={f"score/{name}": part for name, part in parts.items()},
+            val_handlers=list(val_handlers),
+            decollate=False,
+        )
+
+    def _iteration(self, engine: MultiTaskEvaluator, batchdata: Batch) -> dict[str, Any]:  # type: ignore[override]
+        batch = move_batch(batchdata, engine.state.device, engine.non_blocking)
+        engine.network.eval()
+        with torch.no_grad(), autocast(engine.state.device, engine.precision):
+            predictions = engine.inferer(batch["image"], engine.network)
+        engine.state.output = {"predictions": predictions, "batch": batch}
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
