@@ -26,7 +26,7 @@ test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing 
 	REQUIRE_JUDGES=$(REQUIRE_JUDGES) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## step times and memory, loader, preparation: ratios measured in one run
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

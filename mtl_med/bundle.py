@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_med.errors import UsageError, install_excepthook, nearest
+from mtl_med.errors import OutputError, UsageError, install_excepthook, nearest
 from mtl_med.files import read_json, write_json
 
-__all__ = ["boolean", "prepare", "refuse_unknown_overrides", "settings_path", "trained", "write_settings"]
+__all__ = [
+    "boolean",
+    "output_folder",
+    "prepare",
+    "refuse_unknown_overrides",
+    "settings_path",
+    "trained",
+    "write_settings",
+]
 
 # Arguments of `python -m monai.bundle run` itself, which are no ids of a config.
 _RUN_ARGUMENTS = {
@@ -27,7 +37,7 @@ _RUN_ARGUMENTS = {
     "tracking",
     "workflow_type",
 }
-_SEPARATORS = ("::", "#")
+_SEPARATOR = re.compile(r"::|#")
 
 
 def prepare() -> None:
@@ -50,14 +60,30 @@ def refuse_unknown_overrides(arguments: Sequence[str]) -> None:
     given = _flags(arguments[2:])
     if "args_file" in given:
         given = {**read_json(given["args_file"]), **given}
-    known: set[str] = set()
+    config: dict[str, Any] = {}
     for file in _config_files(given.get("config_file", "")):
-        known |= set(read_json(file))
-    tunable = {name for name in known if not name.startswith("_")}
+        config |= read_json(file)
     for name in given:
-        top = _top(name)
-        if known and top not in known | _RUN_ARGUMENTS | {"_meta_"}:
-            raise UsageError(f"the config has no '{top}' to override", where=f"--{name}", fix=nearest(top, tunable, 4))
+        if config and _SEPARATOR.split(name)[0] not in _RUN_ARGUMENTS | {"_meta_"}:
+            _refuse_unknown(name, config)
+
+
+def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
+    """Follow an id into the config; a component may be given new arguments, a group of components no new member."""
+    node: Any = config
+    parts = _SEPARATOR.split(name)
+    for depth, part in enumerate(parts):
+        if not isinstance(node, dict) or (depth and not _is_group(node)):
+            return
+        if part not in node:
+            known = [key for key in node if not key.startswith("_")]
+            whole = "#".join(parts[: depth + 1])
+            raise UsageError(f"the config has no '{whole}' to override", where=f"--{name}", fix=nearest(part, known, 4))
+        node = node[part]
+
+
+def _is_group(node: Mapping[str, Any]) -> bool:
+    return "_target_" not in node and any(isinstance(item, dict) and "_target_" in item for item in node.values())
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
@@ -83,12 +109,6 @@ def _config_files(text: str) -> list[str]:
         return [item.strip(" '\"") for item in text.strip("[]() ").split(",")]
 
 
-def _top(name: str) -> str:
-    for separator in _SEPARATORS:
-        name = name.split(separator)[0]
-    return name
-
-
 def boolean(value: Any, name: str = "value") -> bool:
     """True or false, also as text from the command line.
 
@@ -100,6 +120,22 @@ def boolean(value: Any, name: str = "value") -> bool:
     if word not in words:
         raise UsageError(f"'{value}' is neither true nor false", where=f"--{name}", fix=f"Write --{name} true or false")
     return words[word]
+
+
+def output_folder(folder: str | Path, *below: str) -> str:
+    """Make a folder for what a run writes.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    path = Path(folder, *below)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be made: {error.strerror}", where=path, fix="Choose another --output_dir") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError("cannot be written", where=path, fix="Choose another --output_dir")
+    return str(path)
 
 
 def settings_path(weights: str | Path) -> Path:

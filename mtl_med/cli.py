@@ -183,7 +183,7 @@ def _explain(error: Exception) -> int:
     if ours is not None:
         sys.stderr.write(f"error: {ours}\n")
         return ours.exit_code
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mtl_med"):
         message = f"error: the module '{error.name}' is missing. See what to install with: mtl-med doctor\n"
         sys.stderr.write(message)
         return EXIT_OUR_FAULT

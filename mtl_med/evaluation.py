@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mtl_med import __version__
 from mtl_med.errors import (
     EXIT_ALL_FAILED,
     EXIT_OK,
@@ -22,17 +19,16 @@ from mtl_med.errors import (
     CaseError,
     NothingFoundError,
 )
-from mtl_med.files import sha256_file, write_json
-from mtl_med.geometry import Grid, reorient, require_same_grid, same_grid
+from mtl_med.files import sha256_file
 from mtl_med.io import results
 from mtl_med.manifest import Case, Manifest
-from mtl_med.metrics.dose import dose_rows
-from mtl_med.metrics.rows import LABEL_MAP, Row, write_rows
-from mtl_med.metrics.segmentation import segmentation_rows
+from mtl_med.metrics.rows import Row, write_rows
 from mtl_med.metrics.summary import overall, summary
 from mtl_med.parallel import map_cases
+from mtl_med.provenance import write_record
+from mtl_med.scoring import Wanted, score_case
 
-__all__ = ["Evaluation", "add_arguments", "evaluate", "overall", "run", "summary", "write_evaluation"]
+__all__ = ["Evaluation", "add_arguments", "evaluate", "overall", "run", "score", "summary", "write_evaluation"]
 
 _log = logging.getLogger(__name__)
 _NAMES_SHOWN = 8
@@ -71,14 +67,6 @@ class Evaluation:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What every case is scored on: whatever some prediction of the folder holds."""
-
-    dose: bool
-    structures: Mapping[str, str]
-
-
 def evaluate(study: str | Path, predictions: str | Path, split: str | None = None, *, workers: int = 1) -> Evaluation:
     """Score every case that has a prediction.
 
@@ -111,7 +99,7 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
         )
     wanted, unreadable = _wanted(chosen, manifest)
     pairs = [pair for pair in chosen if pair[0].id not in unreadable]
-    outcomes = list(map_cases(partial(_score, wanted), pairs, workers=workers, label="evaluate"))
+    outcomes = list(map_cases(partial(score_case, wanted), pairs, workers=workers, label="evaluate"))
     failures = unreadable | {
         case.id: outcome.failure for (case, _), outcome in zip(pairs, outcomes, strict=True) if outcome.failure
     }
@@ -126,7 +114,7 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
     )
 
 
-def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[_Wanted, dict[str, str]]:
+def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wanted, dict[str, str]]:
     """What to score, and the cases whose predictions cannot even be listed."""
     kinds = {name: item.kind for case in manifest for name, item in case.structures.items()}
     predicted: set[str] = set()
@@ -140,94 +128,10 @@ def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[_W
     if strange:
         _log.warning("predicted structures that the study does not know are not scored: %s", ", ".join(strange))
     dose = any((folder / results.DOSE_FILE).is_file() for _, folder in chosen)
-    return _Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
+    return Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
 
 
-def _score(wanted: _Wanted, pair: tuple[Case, Path]) -> list[Row]:
-    case, folder = pair
-    if case.grid is None:
-        raise CaseError("has no grid in mm, so that its maps cannot be scored", where=case.id)
-    dose_wanted = wanted.dose and case.has("dose")
-    truth = _truth(case, wanted, with_dvh=dose_wanted)
-    rows = _dose_rows(case, folder, truth) if dose_wanted else []
-    return rows + (_structure_rows(case, folder, wanted, truth) if wanted.structures else [])
-
-
-def _truth(case: Case, wanted: _Wanted, *, with_dvh: bool) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the contoured structures that are scored themselves or need a DVH."""
-    names = [
-        name
-        for name, item in case.structures.items()
-        if item.status != "not_contoured" and (name in wanted.structures or (with_dvh and item.kind != "external"))
-    ]
-    return {name: _read(case, f"structures/{name}") > 0 for name in names}
-
-
-def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:
-    if not case.has("mask_dose"):
-        raise CaseError("has a dose but no mask_dose", where=case.id, fix="Prepare the study again")
-    found = results.read_dose(folder)
-    if found is None:
-        raise CaseError("has no dose, while other predictions have one", where=folder, fix="Predict this case again")
-    grid = _grid(case)
-    structures = {
-        name: (case.structures[name].kind, truth[name])
-        for kind in ("oar", "target")
-        for name in case.names(kind)
-        if name in truth
-    }
-    return dose_rows(
-        case.id,
-        _read(case, "dose"),
-        _on_grid(*found, grid, folder / results.DOSE_FILE),
-        _read(case, "mask_dose") > 0,
-        structures,
-        voxel_mm3=grid.voxel_volume_mm3,
-    )
-
-
-def _structure_rows(case: Case, folder: Path, wanted: _Wanted, truth: Mapping[str, NDArray]) -> list[Row]:
-    found = results.read_structures(folder)
-    if found.grid is None:
-        raise CaseError(
-            "has no structures, while other predictions have some", where=folder, fix="Predict this case again"
-        )
-    grid = _grid(case)
-    source = LABEL_MAP if found.from_label_map else ""
-    rows: list[Row] = []
-    for name, kind in wanted.structures.items():
-        if name in found.masks:
-            prediction = _on_grid(found.masks[name], found.grid, grid, folder)
-        else:
-            prediction = np.zeros(grid.shape, dtype=bool)
-        rows += segmentation_rows(case.id, kind, name, truth.get(name), prediction, grid.spacing_mm, source)
-    return rows
-
-
-def _grid(case: Case) -> Grid:
-    if case.grid is None:
-        raise CaseError("has no grid in mm", where=case.id)
-    return case.grid
-
-
-def _read(case: Case, key: str) -> NDArray:
-    """A volume of the study, which has to lie where the case says."""
-    from mtl_med.io.nifti import read_nifti
-
-    array, grid = read_nifti(case.path(key))
-    require_same_grid(grid, _grid(case), where=str(case.path(key)))
-    return array
-
-
-def _on_grid(array: NDArray, found: Grid, expected: Grid, where: Path) -> NDArray:
-    """The array in the study's axis order; refused where its voxels lie elsewhere."""
-    if not same_grid(found, expected):
-        array, found = reorient(array, found, expected.axis_codes)
-        require_same_grid(found, expected, where=str(where))
-    return array
-
-
-def write_evaluation(result: Evaluation, out: str | Path, *, command: Mapping[str, object], seconds: float) -> Path:
+def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str, object], seconds: float) -> Path:
     """Write the rows to `out` and a record of the run beside it.
 
     The record is called after the table (`metrics.csv` -> `metrics.run.json`), since a folder of predictions has a
@@ -236,7 +140,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, command: Mapping[st
     Args:
         result: of `evaluate`.
         out: the CSV file.
-        command: what was asked for, as plain JSON values.
+        asked: what was asked for, as plain JSON values.
         seconds: time it took.
 
     Returns:
@@ -246,20 +150,16 @@ def write_evaluation(result: Evaluation, out: str | Path, *, command: Mapping[st
     write_rows(out, result.rows)
     record = out.with_name(f"{out.stem}.run.json")
     fields = {
-        "schema": "mtl_med/evaluation/1",
-        "mtl_med": __version__,
-        "python": sys.version.split()[0],
-        "numpy": np.__version__,
-        **command,
-        "study_fingerprint": result.fingerprint,
-        "metrics_sha256": sha256_file(out),
+        **asked,
+        "seconds": round(seconds, 2),
+        "hashes": {"fingerprint": result.fingerprint, out.name: sha256_file(out)},
+        "scores": {key: None if math.isnan(value) else value for key, value in overall(result.rows).items()},
         "scored": list(result.scored),
         "without_prediction": list(result.without_prediction),
         "unknown": list(result.unknown),
-        "failures": result.failures,
-        "seconds": round(seconds, 2),
+        "failed": result.failures,
     }
-    write_json(record, fields)
+    write_record(record, "evaluate", fields)
     return record
 
 
@@ -274,14 +174,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`mtl-med evaluate`: 0 all scored, 4 some failed or a case of the chosen split is missing, 5 all failed."""
+    return score(args.study, args.predictions, args.out, args.split, workers=args.workers)
+
+
+def score(
+    study: str | Path, predictions: str | Path, out: str | Path, split: str | None = None, *, workers: int = 1
+) -> int:
+    """Evaluate, write the table and its record, and print the summary.
+
+    Returns:
+        The exit code of `run`.
+    """
     start = time.perf_counter()
-    result = evaluate(args.study, args.predictions, args.split, workers=args.workers)
-    command = {"study": str(args.study), "predictions": str(args.predictions), "split": args.split}
-    write_evaluation(result, args.out, command=command, seconds=time.perf_counter() - start)
-    sys.stdout.write(f"{result.text()}\nwritten: {args.out}\n")
+    result = evaluate(study, predictions, split, workers=workers)
+    asked = {"study": str(study), "predictions": str(predictions), "split": split}
+    write_evaluation(result, out, asked=asked, seconds=time.perf_counter() - start)
+    sys.stdout.write(f"{result.text()}\nwritten: {out}\n")
     if result.failures and not result.scored:
         return EXIT_ALL_FAILED
-    return EXIT_SOME_FAILED if result.failures or (args.split and result.without_prediction) else EXIT_OK
+    return EXIT_SOME_FAILED if result.failures or (split and result.without_prediction) else EXIT_OK
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -62,7 +62,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OutputError(
             f"cannot write: {error.strerror or error}",
             where=path,
-            fix="Free some space" if error.errno == errno.ENOSPC else "Check the folder's permissions or choose another",
+            fix="Free some space"
+            if error.errno == errno.ENOSPC
+            else "Check the folder's permissions or choose another",
         ) from error
     finally:
         if temporary is not None:

@@ -16,19 +16,28 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.transforms import Compose, Invertd, Transform
 
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, find_error
-from mtl_med.files import load_weights
-from mtl_med.geometry import Grid
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, find_error
+from mtl_med.files import load_weights, sha256_file
+from mtl_med.geometry import Grid, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import write_prediction
 from mtl_med.loading.pipelines import body_mask
 from mtl_med.networks import split_stacked
+from mtl_med.provenance import write_record
 from mtl_med.tasks import Task, as_tasks
 from mtl_med.training.checkpoints import load_into
 from mtl_med.training.runtime import autocast, to_channels_last
 from mtl_med.training.trainer import move_batch
 
-__all__ = ["CaseDataset", "Predictor", "SplitPredictiond", "WritePredictiond", "case_loader", "postprocessing", "with_weights"]
+__all__ = [
+    "CaseDataset",
+    "Predictor",
+    "SplitPredictiond",
+    "WritePredictiond",
+    "case_loader",
+    "postprocessing",
+    "with_weights",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -87,10 +96,9 @@ class Predictor(SupervisedEvaluator):
 
     def _iteration(self, engine: Predictor, batchdata: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         case_id = batchdata["id"][0]
+        engine.state.output = {}
         if "error" in batchdata:
-            self.failures[case_id] = batchdata["error"][0]
-            _log.error("%s failed: %s", case_id, self.failures[case_id])
-            engine.state.output = {}
+            self._fail(case_id, batchdata["error"][0])
             return engine.state.output
         started = time.monotonic()
         batch = move_batch(batchdata, engine.state.device)
@@ -101,10 +109,21 @@ class Predictor(SupervisedEvaluator):
         pred = MetaTensor(prediction.float().cpu(), meta=getattr(image, "meta", None))
         engine.state.output = {"image": image, "pred": pred}
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        try:
+            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        except Exception as error:
+            ours = find_error(error)
+            if not isinstance(ours, CaseError):
+                raise
+            self._fail(case_id, str(ours))
+            return engine.state.output
         done, total = engine.state.iteration, engine.state.epoch_length
         _log.info("%d/%d  %s  %.1f s", done, total, case_id, time.monotonic() - started)
         return engine.state.output
+
+    def _fail(self, case_id: str, sentence: str) -> None:
+        self.failures[case_id] = sentence
+        _log.error("%s failed: %s", case_id, sentence)
 
     def exit_code(self) -> int:
         """0 when every case went through, 4 when some failed, 5 when all did."""
@@ -112,8 +131,19 @@ class Predictor(SupervisedEvaluator):
             return EXIT_OK
         return EXIT_ALL_FAILED if len(self.failures) == self.state.epoch_length else EXIT_SOME_FAILED
 
-    def finish(self) -> None:
-        """End the process with the exit code when a case failed."""
+    def finish(self, output_dir: str | Path, weights: str | Path) -> None:
+        """Leave `run.json` beside the predictions, and end the process with the exit code when a case failed.
+
+        Args:
+            output_dir: folder of the predictions.
+            weights: what was used; its hash is recorded.
+        """
+        fields = {
+            "weights": {"path": str(weights), "sha256": sha256_file(weights)},
+            "cases": self.state.epoch_length,
+            "failed": self.failures,
+        }
+        write_record(Path(output_dir) / "run.json", "predict", fields, ("torch", "monai", "numpy"))
         if self.failures:
             _log.error("%d of %d cases failed", len(self.failures), self.state.epoch_length)
             raise SystemExit(self.exit_code())
@@ -165,19 +195,19 @@ class WritePredictiond(Transform):
             if task.kind == "segmentation":
                 structures |= {name: values[i] > self.threshold for i, name in enumerate(task.class_names)}
             elif task.kind == "regression":
-                dose_gy = values[0].astype(np.float32) * self._region(data, ct)
-        self._write(str(data["id"]), grid, source, dose_gy, structures)
+                dose_gy = values[0].astype(np.float32) * self._region(data, ct, grid)
+        write_prediction(
+            self.output_dir, str(data["id"]), grid, ct=source, dose_gy=dose_gy, structures=structures or None
+        )
         return dict(data)
 
-    def _region(self, data: Mapping[str, Any], ct: np.ndarray) -> np.ndarray:
-        if data.get("possible_dose_mask"):
-            return read_nifti(data["possible_dose_mask"], np.uint8)[0] > 0
+    def _region(self, data: Mapping[str, Any], ct: np.ndarray, grid: Grid) -> np.ndarray:
+        path = data.get("possible_dose_mask")
+        if path:
+            mask, own_grid = read_nifti(path, np.uint8)
+            require_same_grid(own_grid, grid, where=path)
+            return mask > 0
         return np.asarray(body_mask(torch.from_numpy(ct)[None])[0])
-
-    def _write(
-        self, case_id: str, grid: Grid, source: Path, dose_gy: np.ndarray | None, structures: dict[str, np.ndarray]
-    ) -> None:
-        write_prediction(self.output_dir, case_id, grid, ct=source, dose_gy=dose_gy, structures=structures or None)
 
 
 def postprocessing(tasks: Any, preprocessing: Compose, output_dir: str | Path) -> Compose:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
 from mtl_med.errors import MtlMedError, OutputError
@@ -39,13 +44,14 @@ def map_cases(
     """Outcomes in the order of the items.
 
     Args:
-        function: called with one item; for several workers it has to be picklable.
+        function: called with one item; for several workers it has to be importable by name.
         items: what to work on.
         workers: number of processes; 1 works in this one.
         label: name of the progress bar, which shows only on a terminal.
 
     Raises:
         OutputError: the output cannot be written, which no other case could either.
+        MtlMedError: a worker process was killed.
     """
     from tqdm import tqdm
 
@@ -55,9 +61,17 @@ def map_cases(
     if workers <= 1:
         yield from bar(map(guarded, items))
         return
-    # Spawned and not forked: the caller may hold the threads of torch, which do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # Spawned and not forked: the caller may hold threads of torch or ITK, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_depend_on_the_parent)
+    try:
         yield from bar(pool.map(guarded, items))
+    except BrokenProcessPool as error:
+        raise MtlMedError(
+            "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
@@ -70,3 +84,16 @@ def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
     except Exception as error:
         _log.debug("unexpected error", exc_info=True)
         return Outcome(None, f"unexpected {type(error).__name__}: {error}")
+
+
+def _depend_on_the_parent() -> None:
+    """Leave interrupts to the parent, and end with it when it is killed; else a worker would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

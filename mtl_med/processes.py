@@ -45,7 +45,7 @@ def require_processes() -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise UsageError(
             "multi_gpu_train.json needs processes started by torchrun",
-            fix="Run: torchrun --nproc_per_node=2 -m monai.bundle run --config_file \"['train.json','multi_gpu_train.json']\"",
+            fix="Start it with: torchrun --nproc_per_node=2 -m monai.bundle run --config_file ...",
         )
 
 
@@ -59,6 +59,6 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all processes, back on the tensor's own device (nccl sums on the GPU)."""
     if world_size() == 1:
         return values
-    shared = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
+    shared = values.to("cuda", copy=True) if dist.get_backend() == "nccl" else values.clone()
     dist.all_reduce(shared)
     return shared.to(values.device)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtl_med import baselines
-from mtl_med.baselines import BIN_GY, fit, median_by_code, predict, write_baseline
+from mtl_med import baselines, dose_tables
+from mtl_med.baselines import write_baseline
+from mtl_med.dose_tables import BIN_GY, DoseTable, fit, median_by_code, predict
 from mtl_med.errors import UsageError
 from mtl_med.evaluation import evaluate, overall
 from mtl_med.geometry import Grid
@@ -114,7 +115,7 @@ def test_a_dose_that_only_depends_on_the_distance_is_predicted_by_the_distance_t
 def test_the_signed_distance_is_in_mm_and_negative_inside():
     target = _box((5, 9), (5, 9), (4, 8))
     distance = np.zeros(SHAPE)
-    distance[MASK] = baselines._signed_distance_mm(target, MASK, SPACING)
+    distance[MASK] = dose_tables._signed_distance_mm(target, MASK, SPACING)
     assert distance[9, 6, 5] == pytest.approx(3.0)
     assert distance[11, 6, 5] == pytest.approx(9.0)
     assert distance[6, 6, 8] == pytest.approx(4.0)
@@ -126,7 +127,7 @@ def test_the_signed_distance_is_in_mm_and_negative_inside():
 
 def test_a_target_that_reaches_out_of_the_mask_is_measured_whole():
     target = _box((0, 5), (0, 14), (0, 12))
-    inside = baselines._signed_distance_mm(target, MASK, SPACING)
+    inside = dose_tables._signed_distance_mm(target, MASK, SPACING)
     assert inside.min() == pytest.approx(-4 * 3.0)
 
 
@@ -169,6 +170,38 @@ def test_a_target_that_is_not_contoured_is_nearest_to_others_of_its_kind(tmp_pat
     table, _ = fit([with_both, without], "distance")
     asked = _case(root, 2, "validation", absent=("PTV56",))
     np.testing.assert_allclose(predict(table, asked)[MASK], 20.0, atol=BIN_GY)
+
+
+def _table(kind: str, names: tuple[str, ...], targets: int, medians_gy: dict[int, float], voxels=None) -> DoseTable:
+    codes = np.array(sorted(medians_gy))
+    counts = np.array(voxels or [10] * len(codes))
+    return DoseTable(
+        kind, names, targets, codes, counts, np.array([medians_gy[code] for code in sorted(medians_gy)]), 5.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(0b111, 20.0), (0b101, 10.0), (0b110, 5.0)],
+    ids=["one organ dropped, not two", "all organs dropped", "targets never seen: overall"],
+)
+def test_an_unseen_combination_keeps_its_targets_and_as_many_organs_as_it_can(code, expected):
+    # Bit 0 is the target; the target alone has far more voxels than the target with the first organ.
+    table = _table("combination", ("PTV70", "Brainstem", "Larynx"), 1, {0b001: 10.0, 0b011: 20.0}, [900, 3])
+    assert dose_tables._nearest_combination(table, code) == expected
+
+
+def test_a_distance_far_away_is_not_taken_for_not_contoured():
+    base = len(dose_tables.DISTANCE_EDGES_MM) + 2
+    absent, farthest = base - 1, base - 2
+    table = _table("distance", ("PTV56", "PTV70"), 2, {farthest + 5 * base: 10.0, absent + 8 * base: 20.0})
+    assert dose_tables._nearest_distance(table, absent + 5 * base) == 20.0
+    assert dose_tables._nearest_distance(table, farthest + 6 * base) == 10.0
+
+
+def test_a_mask_deep_inside_a_target_is_measured_to_the_targets_edge():
+    target, mask = _box((4, 8), (4, 8), (4, 8)), _box((5, 7), (5, 7), (5, 7))
+    np.testing.assert_allclose(dose_tables._signed_distance_mm(target, mask, SPACING), -6.0)
 
 
 def test_a_broken_fit_case_is_named_and_the_others_still_serve(study, tmp_path):

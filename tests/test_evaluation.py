@@ -374,7 +374,8 @@ def test_the_command_writes_the_table_a_record_and_a_summary(study, predictions,
     )
     record = json.loads((tmp_path / "metrics.run.json").read_text())
     assert record["scored"] == ["pt_1", "pt_2"]
-    assert record["study_fingerprint"] == Manifest.read(study).fingerprint
+    assert record["hashes"]["fingerprint"] == Manifest.read(study).fingerprint
+    assert record["scores"] == overall(read_rows(out))
     text = capsys.readouterr().out
     assert "dose score" in text and "Parotid_L" in text and str(out) in text
 
@@ -408,3 +409,64 @@ def test_a_table_that_cannot_be_written_is_said(study, predictions, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"m\.csv"):
         _run("--study", study, "--predictions", predictions, "--out", tmp_path / "file" / "m.csv")
+
+
+# ---- a real patient: scores from the raw CSV files in their own axis order ----
+
+OARS = {"Brainstem": "Brainstem", "SpinalCord": "SpinalCord", "RightParotid": "Parotid_R", "LeftParotid": "Parotid_L",
+        "Esophagus": "Esophagus", "Larynx": "Larynx", "Mandible": "Bone_Mandible"}  # fmt: skip
+
+
+def _csv(path: Path) -> np.ndarray:
+    """A published sparse volume as a flat array; masks, whose data column is empty, as ones."""
+    volume = np.zeros(128**3)
+    for line in path.read_text().splitlines()[1:]:
+        index, value = line.split(",")
+        volume[int(index)] = float(value) if value else 1.0
+    return volume
+
+
+def _published_scores(patient: Path, predicted: np.ndarray) -> dict[str, float]:
+    """Dose score and DVH score of one patient as the challenge's code defines them, on flat arrays in CSV order."""
+    true, mask = _csv(patient / "dose.csv"), _csv(patient / "possible_dose_mask.csv")
+    predicted = predicted * mask
+    voxel_mm3 = np.prod(np.loadtxt(patient / "voxel_dimensions.csv"))
+    errors = []
+    for name in [*OARS, "PTV56", "PTV63", "PTV70"]:
+        if not (patient / f"{name}.csv").exists():
+            continue
+        roi = _csv(patient / f"{name}.csv").astype(bool)
+        for percent in (
+            (1, 5, 99) if name.startswith("PTV") else (100 - max(1, np.round(100 / voxel_mm3)) / roi.sum() * 100,)
+        ):
+            errors.append(abs(np.percentile(true[roi], percent) - np.percentile(predicted[roi], percent)))
+        if name in OARS:
+            errors.append(abs(true[roi].mean() - predicted[roi].mean()))
+    return {"dose_score": np.abs(true - predicted).sum() / mask.sum(), "dvh_score": np.mean(errors)}
+
+
+def test_a_real_patient_scores_as_published_from_its_csv_files(openkbp_source, run_python, tmp_path):
+    (patient,) = (openkbp_source / "validation-pats").iterdir()
+    shutil.copytree(patient, tmp_path / "source" / "validation-pats" / patient.name)
+    done = run_python("-m", "mtl_med.prep", "openkbp", "--source", tmp_path / "source", "--out", tmp_path / "study")
+    assert done.returncode == 0, done.stderr
+    # The prediction is written in the axis order of the CSV files (anterior to posterior, right to left, head to feet).
+    v = np.loadtxt(patient / "voxel_dimensions.csv")
+    affine = np.array(
+        [[0, -v[1], 0, 63.5 * v[1]], [-v[0], 0, 0, 63.5 * v[0]], [0, 0, -v[2], 63.5 * v[2]], [0, 0, 0, 1]]
+    )
+    noise = np.random.default_rng(5).normal(0.0, 4.0, 128**3)
+    predicted = np.clip(_csv(patient / "dose.csv") * 0.95 + noise, 0, None).astype(np.float32)
+    organ = {name: _csv(patient / f"{raw}.csv") for raw, name in OARS.items() if (patient / f"{raw}.csv").exists()}
+    write_prediction(
+        tmp_path / "predictions",
+        patient.name,
+        Grid((128,) * 3, affine),
+        dose_gy=predicted.reshape((128,) * 3),
+        structures={name: mask.reshape((128,) * 3) for name, mask in organ.items()},
+    )
+    scores = overall(evaluate(tmp_path / "study", tmp_path / "predictions").rows)
+    for key, value in _published_scores(patient, predicted.astype(np.float64)).items():
+        assert scores[key] == pytest.approx(value, abs=1e-6), key
+    # The organs are the true ones: any flip or swap on the way from the CSV files would show here.
+    assert {key: scores[f"dice/{key}"] for key in organ} == dict.fromkeys(organ, 1.0)

@@ -22,7 +22,8 @@ __all__ = ["encode_nifti", "read_grid", "read_nifti", "write_nifti"]
 
 log = logging.getLogger(__name__)
 
-_GZIP_LEVEL = 4  # level 9 takes four times as long for 3 % smaller files
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_LEVEL = 1  # level 4 takes twice as long for files a tenth smaller
 _DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -41,11 +42,11 @@ def read_nifti(path: str | Path, dtype: DTypeLike | None = None) -> tuple[NDArra
         CaseError: the file is missing, damaged, no NIfTI, not 3D, or its values do not fit into an integer `dtype`.
         GeometryError: it does not say where its voxels lie, or its affine is singular.
     """
-    image = _load(path)
+    image = _load(path, header_only=False)
     grid = _grid(image, path)
     try:
         stored = np.asanyarray(image.dataobj).reshape(grid.shape)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise CaseError(f"is damaged or truncated: {error}", where=path, fix="Copy or write the file again") from error
     if stored.dtype.kind not in "iuf":
         raise CaseError(f"holds {stored.dtype} values, expected plain numbers", where=path, fix="Convert it")
@@ -57,25 +58,30 @@ def read_nifti(path: str | Path, dtype: DTypeLike | None = None) -> tuple[NDArra
 
 def read_grid(path: str | Path) -> Grid:
     """Grid of a 3D volume, from its header alone; raises as `read_nifti` does."""
-    return _grid(_load(path), path)
+    return _grid(_load(path, header_only=True), path)
 
 
-def _load(path: str | Path) -> Nifti1Pair:
-    import nibabel
+def _load(path: str | Path, *, header_only: bool) -> Nifti1Pair:
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.nifti1 import Nifti1Image
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
-        return nibabel.Nifti1Image.from_filename(path)
+        if header_only:
+            return Nifti1Image.from_filename(path)
+        data = Path(path).read_bytes()
+        # nibabel stops reading before the checksum at the end of a gzip file, gzip.decompress does not.
+        return Nifti1Image.from_bytes(gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data)
     except FileNotFoundError as error:
         raise CaseError("there is no such file", where=path, fix="Check the path") from error
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise CaseError(f"cannot be read as NIfTI: {error}", where=path, fix="Give a .nii or .nii.gz file") from error
+    except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise CaseError(f"cannot be read as NIfTI: {error}", where=path, fix="Copy or write the file again") from error
 
 
 def _grid(image: Nifti1Pair, path: str | Path) -> Grid:
     header = image.header
-    shape = image.shape
+    shape = tuple(int(size) for size in image.shape)
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         raise CaseError(f"has shape {shape}, expected one 3D volume", where=path, fix="Give a single volume per file")
     if header["sform_code"] == 0 and header["qform_code"] == 0:
@@ -86,9 +92,10 @@ def _grid(image: Nifti1Pair, path: str | Path) -> Grid:
         )
     scale = np.diag([_mm_per_unit(header, path)] * 3 + [1.0])
     try:
-        grid = Grid(shape[:3], scale @ image.affine)
+        x, y, z = shape[:3]
+        grid = Grid((x, y, z), scale @ image.affine)
         if header["sform_code"] and header["qform_code"]:
-            _warn_of_two_affines(grid, Grid(shape[:3], scale @ image.get_qform()), path)
+            _warn_of_two_affines(grid, Grid(grid.shape, scale @ image.get_qform()), path)
     except GeometryError as error:
         raise GeometryError(error.what, where=path, why=error.why, fix=error.fix) from error
     return grid
@@ -155,9 +162,16 @@ def encode_nifti(array: NDArray, grid: Grid, *, compressed: bool = True, where: 
     array = array.view(np.uint8) if array.dtype == bool else array
     if array.dtype.name not in _DTYPES:
         raise OutputError(f"cannot write {array.dtype} voxels", where=where, fix=f"Convert to {', '.join(_DTYPES)}")
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    data = _header(array.dtype, grid, where) + little_endian.tobytes("F")
+    data = _header(array.dtype, grid, where) + _first_axis_fastest(array).tobytes()
     return gzip.compress(data, _GZIP_LEVEL, mtime=0) if compressed else data
+
+
+def _first_axis_fastest(array: NDArray, slab: int = 8) -> NDArray:
+    """The little-endian array (Z, Y, X) in C order; slab by slab, for which the cache thanks with half the time."""
+    turned = np.empty(array.shape[::-1], dtype=array.dtype.newbyteorder("<"))
+    for z in range(0, array.shape[2], slab):
+        turned[z : z + slab] = np.ascontiguousarray(array[:, :, z : z + slab]).transpose(2, 1, 0)
+    return turned
 
 
 def _header(dtype: np.dtype, grid: Grid, path: str | Path) -> bytes:

@@ -21,7 +21,7 @@ from mtl_med.errors import CaseError, GeometryError, OutputError, UsageError
 from mtl_med.files import atomic_path, within, write_text
 from mtl_med.geometry import Grid, same_grid
 from mtl_med.io.colours import colour
-from mtl_med.io.nifti import read_nifti, write_nifti
+from mtl_med.io.nifti import read_grid, read_nifti, write_nifti
 from mtl_med.io.seg_nrrd import read_seg_nrrd, read_segment_names, write_seg_nrrd
 
 __all__ = [
@@ -136,14 +136,14 @@ def _storable(values: NDArray) -> NDArray:
 
 def _is_clean_nifti(path: Path, grid: Grid) -> bool:
     """Whether a file already says by both of its affines, in mm, that it lies on `grid`."""
+    if not same_grid(read_grid(path), grid):
+        return False
     import nibabel as nib
 
-    header = nib.load(path).header
-    qform, q_code = header.get_qform(coded=True)
-    sform, s_code = header.get_sform(coded=True)
-    if q_code != 1 or s_code != 1 or header.get_xyzt_units()[0] != "mm" or len(header.get_data_shape()) != 3:
-        return False
-    return all(same_grid(Grid(header.get_data_shape(), affine), grid) for affine in (qform, sform))
+    header = nib.Nifti1Image.from_filename(path).header
+    coded = (int(header["qform_code"]), int(header["sform_code"])) == (1, 1)
+    plain = header.get_xyzt_units()[0] == "mm" and len(header.get_data_shape()) == 3
+    return coded and plain and same_grid(Grid(grid.shape, header.get_qform()), grid)
 
 
 def _link(source: Path, path: Path) -> None:

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError
-from mtl_med.io.ascii_numbers import Unusual, parse_rows
+from mtl_med.io.ascii_numbers import NotPlainError, parse_rows
 
-__all__ = ["SparseVolume", "read_sparse_csv", "read_voxel_dimensions", "write_sparse_csv"]
+__all__ = ["SparseVolume", "read_sparse_csv", "read_voxel_dimensions"]
 
 HEADER = b",data\n"
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST = float(np.finfo(np.float32).max)
 _COPY_AGAIN = "Copy the file again from the published data"
 
 
@@ -60,24 +61,28 @@ def read_sparse_csv(path: str | Path, *, voxels: int, valued: bool) -> SparseVol
     """
     path = Path(path)
     try:
-        with path.open("rb", buffering=0) as stream:
-            plain = stream.read(len(HEADER)) == HEADER
-            indices, values = parse_rows(stream, valued=valued) if plain else _careful(path, valued)
-    except Unusual:
-        indices, values = _careful(path, valued)
+        try:
+            indices, values = _plain(path, valued)
+        except NotPlainError:
+            indices, values = _careful(path, valued)
     except OSError as error:
         raise CaseError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the file") from error
     _check_indices(indices, voxels, path)
     return SparseVolume(indices.astype(np.int32, copy=False), values)
 
 
+def _plain(path: Path, valued: bool) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+    with path.open("rb", buffering=0) as stream:
+        if stream.read(len(HEADER)) != HEADER:
+            raise NotPlainError
+        return parse_rows(stream, valued=valued)
+
+
 def _check_indices(indices: NDArray, voxels: int, path: Path) -> None:
     if not len(indices):
         return
     if (outside := int(indices.max())) >= voxels:
-        raise CaseError(
-            f"voxel index {outside} lies outside the grid of {voxels} voxels", where=path, fix=_COPY_AGAIN
-        )
+        raise CaseError(f"voxel index {outside} lies outside the grid of {voxels} voxels", where=path, fix=_COPY_AGAIN)
     if (np.diff(indices) > 0).all():
         return
     unique, counts = np.unique(indices, return_counts=True)
@@ -85,7 +90,7 @@ def _check_indices(indices: NDArray, voxels: int, path: Path) -> None:
         raise CaseError(f"voxel index {unique[counts > 1][0]} is listed twice", where=path, fix=_COPY_AGAIN)
 
 
-def _careful(path: Path, valued: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _careful(path: Path, valued: bool) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
     """Read row by row: quotes, CRLF, blank lines, signs and exponents are understood, all else is named."""
     data = path.read_bytes()
     if not data:
@@ -122,7 +127,7 @@ def _rows(data: bytes, path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _value(path: Path, line: int, text: str) -> float:
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not math.isfinite(np.float32(value)):
+    if not abs(value) <= _LARGEST:
         raise _bad_row(path, line, text, "a finite number")
     return value
 
@@ -149,22 +154,3 @@ def read_voxel_dimensions(path: str | Path) -> tuple[float, float, float]:
         shown = " ".join(words)[:60] or "nothing"
         raise CaseError(f"found {shown!r}, expected three voxel sizes in mm above 0", where=path, fix=_COPY_AGAIN)
     return numbers[0], numbers[1], numbers[2]
-
-
-def write_sparse_csv(path: str | Path, volume: NDArray, *, valued: bool, decimals: int = 3) -> None:
-    """Write the voxels of `volume` that are not 0 in the published layout.
-
-    Args:
-        path: the CSV file.
-        volume: array of any shape; a mask when `valued` is false.
-        valued: whether values are written beside the indices.
-        decimals: decimals of a value; at least one is written, trailing zeros are not.
-    """
-    flat = np.ascontiguousarray(volume).reshape(-1)
-    indices = np.flatnonzero(flat)
-    if valued:
-        values = np.round(flat[indices].astype(np.float64), decimals)
-        rows = [f"{index},{value}" for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
-    else:
-        rows = [f"{index}," for index in indices.tolist()]
-    Path(path).write_bytes(HEADER + "".join(f"{row}\n" for row in rows).encode())

@@ -130,7 +130,7 @@ def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
     """Items of every `*.nii` and `*.nii.gz` in a folder; the id is the file name without suffix.
 
     Raises:
-        UsageError: `inputs` needs targets, which a plain CT folder cannot give.
+        UsageError: `inputs` needs targets, which a plain CT folder cannot give; two files would have one id.
         NothingFoundError: no NIfTI lies there.
     """
     if "ptv" in inputs:
@@ -139,14 +139,25 @@ def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
             where=folder,
             fix="Give a study folder made by mtl_med.prep, or a network trained with --inputs ct",
         )
-    paths = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith((".nii", ".nii.gz")))
+    files = Path(folder).glob("[!.]*.nii*")  # a name with a dot in front is another program's scratch file
+    paths = sorted(path for path in files if path.name.endswith((".nii", ".nii.gz")))
     if not paths:
         raise NothingFoundError(
             "is neither a study folder (manifest.json) nor a folder of CT images (*.nii.gz)",
             where=folder,
             fix="Check --dataset_dir",
         )
-    return [{"id": path.name.removesuffix(".gz").removesuffix(".nii"), "image": str(path)} for path in paths]
+    by_id: dict[str, Path] = {}
+    for path in paths:
+        case_id = path.name.removesuffix(".gz").removesuffix(".nii")
+        if case_id in by_id:
+            raise UsageError(
+                f"{by_id[case_id].name} and {path.name} would write into one folder of predictions",
+                where=folder,
+                fix="Rename or move one of them",
+            )
+        by_id[case_id] = path
+    return [{"id": case_id, "image": str(path)} for case_id, path in by_id.items()]
 
 
 def input_items(

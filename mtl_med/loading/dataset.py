@@ -21,7 +21,7 @@ class SampleKey(NamedTuple):
     """Which sample to draw, and in which epoch."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a sample
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
@@ -119,10 +119,11 @@ def training_loader(
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else every new iterator would draw from the global generator
     )
 
 
 def validation_loader(dataset: CacheDataset) -> DataLoader:
     """One whole case at a time; in a data-parallel run each rank scores its share."""
     own = range(rank(), len(dataset), world_size())
-    return DataLoader(Subset(dataset, own), batch_size=1, shuffle=False, num_workers=0)
+    return DataLoader(Subset(dataset, own), batch_size=1, shuffle=False, num_workers=0, generator=torch.Generator())

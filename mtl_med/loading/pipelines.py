@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ HU_MIN, HU_MAX = -1000.0, 2000.0
 """CT is clipped to this range and divided by 1000, so that air is -1, water 0 and dense bone 2."""
 
 BODY_HU = -300.0
+
+# A crop never pads, and leaves no coordinates in the item: what inverts it travels with the image.
+_CROP: dict[str, Any] = {"allow_smaller": True, "start_coord_key": None, "end_coord_key": None}
 
 
 def body_mask(ct_hu: torch.Tensor) -> torch.Tensor:
@@ -87,7 +91,7 @@ def _crop_to_mask(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int],
     """Keep what patches around the possible-dose mask can reach, so that the cache stays small."""
     keys = list(_maps(tasks, inputs))
     return [
-        CropForegroundd(keys, "mask_dose", margin=margin, allow_smaller=True, allow_missing_keys=True),
+        CropForegroundd(keys, "mask_dose", margin=margin, allow_missing_keys=True, **_CROP),
         SpatialPadd(keys, patch_size, mode="edge", allow_missing_keys=True),
     ]
 
@@ -127,9 +131,7 @@ def training_transforms(
     )
 
 
-def validation_transforms(
-    tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, margin: int = 16
-) -> Compose:
+def validation_transforms(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, margin: int = 4) -> Compose:
     """Read, scale and crop whole cases with labels around the possible-dose mask, for scores during training."""
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
@@ -167,7 +169,7 @@ def inference_transforms(
     """
     check_inputs(inputs)
     steps = [*_read((), inputs, spacing_mm), AddBodyd(), _scale(), *_join(inputs)]
-    steps.append(CropForegroundd(["image"], "body", margin=4, allow_smaller=True))
+    steps.append(CropForegroundd(["image"], "body", margin=4, **_CROP))
     if patch_size is not None:
         steps.append(SpatialPadd(["image"], patch_size, mode="edge"))
     return Compose([*steps, DeleteItemsd("body")])

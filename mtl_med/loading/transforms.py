@@ -70,7 +70,7 @@ def _read_on(path: str, grid: Grid, dtype: type) -> NDArray:
 
 
 def _stack(paths: Sequence[str], grid: Grid, dtype: type) -> NDArray:
-    stack = np.zeros((len(paths), *grid.shape), dtype=dtype)
+    stack: NDArray = np.zeros((len(paths), *grid.shape), dtype=dtype)
     for channel, path in enumerate(paths):
         if path:
             stack[channel] = _read_on(path, grid, dtype)

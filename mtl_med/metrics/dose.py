@@ -129,6 +129,11 @@ def dvh_metrics(
         Metric name -> Gy; NaN when the structure is empty.
     """
     doses = np.asarray(dose_gy)[np.asarray(structure, dtype=bool)].astype(np.float64)
+    return _metrics_of(doses, kind, voxel_mm3, convention)
+
+
+def _metrics_of(doses: NDArray[np.float64], kind: str, voxel_mm3: float, convention: str) -> dict[str, float]:
+    """DVH metrics of the doses of a structure's voxels."""
     if kind == "target":
         return {f"D_{x}": dose_at_volume(doses, x, convention) for x in (99, 95, 1)}
     mean = float(doses.mean()) if doses.size else math.nan
@@ -171,10 +176,10 @@ def dose_rows(
     for name, (kind, mask) in structures.items():
         if not np.any(mask):
             continue
+        voxels = np.asarray(mask, dtype=bool)
+        pair = [np.asarray(dose)[voxels].astype(np.float64) for dose in (true_gy, inside)]
         for convention in CONVENTIONS:
-            how = {"kind": kind, "voxel_mm3": voxel_mm3, "convention": convention}
-            true = dvh_metrics(true_gy, mask, **how)
-            predicted = dvh_metrics(inside, mask, **how)
+            true, predicted = (_metrics_of(doses, kind, voxel_mm3, convention) for doses in pair)
             for metric, value in true.items():
                 triple = {
                     "true": value,
@@ -203,10 +208,10 @@ def dvh_score(rows: Iterable[Row], convention: str = "linear") -> float:
 
 
 def _error(true_gy: NDArray, predicted_gy: NDArray) -> NDArray[np.float64]:
-    true, predicted = np.asarray(true_gy, dtype=np.float64), np.asarray(predicted_gy, dtype=np.float64)
+    true, predicted = np.asarray(true_gy), np.asarray(predicted_gy)
     if true.shape != predicted.shape:
         raise UsageError(f"predicted dose has shape {predicted.shape}, expected {true.shape} of the true dose")
-    return true - predicted
+    return np.subtract(true, predicted, dtype=np.float64)
 
 
 def _ratio(total: float, count: int) -> float:

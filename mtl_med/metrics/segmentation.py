@@ -20,6 +20,12 @@ the larger of the two."""
 
 SURFACE_DICE_CONVENTION = "subvoxel_surface;tolerance_2mm"
 
+_ROWS = {
+    "dice": ("1", "voxel_volume"),
+    "hd95": ("mm", HD95_CONVENTION),
+    "surface_dice_2mm": ("1", SURFACE_DICE_CONVENTION),
+}
+
 
 def dice(truth: NDArray, prediction: NDArray) -> float:
     """Dice coefficient 2 |A n B| / (|A| + |B|).
@@ -119,17 +125,21 @@ def segmentation_rows(
         Rows `dice`, `hd95` and `surface_dice_2mm`. Truth not contoured or empty: all NaN. Truth present and prediction
         empty (missed): Dice and surface Dice 0, HD95 NaN.
     """
-    known = truth is not None and bool(np.any(truth))
-    scores = {
-        ("dice", "1", "voxel_volume"): dice(truth, prediction) if known else math.nan,
-        ("hd95", "mm", HD95_CONVENTION): hd95_mm(truth, prediction, spacing_mm) if known else math.nan,
-        ("surface_dice_2mm", "1", SURFACE_DICE_CONVENTION): surface_dice(truth, prediction, spacing_mm)
-        if known
-        else math.nan,
-    }
+    scores = dict.fromkeys(_ROWS, math.nan)
+    if truth is not None and np.any(truth):
+        truth, prediction = _masks(truth, prediction)
+        # No score depends on the empty space around both, and without it each takes a fraction of the time.
+        box = _bounding_box(truth | prediction)
+        truth, prediction = np.ascontiguousarray(truth[box]), np.ascontiguousarray(prediction[box])
+        scores = {
+            "dice": dice(truth, prediction),
+            "hd95": hd95_mm(truth, prediction, spacing_mm),
+            "surface_dice_2mm": surface_dice(truth, prediction, spacing_mm),
+        }
+    prefix = f"{source};" if source else ""
     return [
-        Row(case, task, structure, metric, value, unit, f"{source};{convention}" if source else convention)
-        for (metric, unit, convention), value in scores.items()
+        Row(case, task, structure, metric, scores[metric], unit, prefix + convention)
+        for metric, (unit, convention) in _ROWS.items()
     ]
 
 

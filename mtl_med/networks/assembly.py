@@ -14,8 +14,9 @@ from mtl_med.networks.encoders import ENCODERS, Encoder
 from mtl_med.networks.task_attention import AttentionStreams, MaskStage, PooledStream
 from mtl_med.tasks import Task, as_tasks
 
-__all__ = ["options_of", "parts"]
+__all__ = ["PER_TASK", "check_per_task", "options_for", "options_of", "parts"]
 
+# Options that are a mapping from task to value, and what the task's decoder calls the value.
 PER_TASK = {"priors": "prior", "output_scales": "output_scale"}
 GIVEN = {"spatial_dims", "in_channels", "tasks", "task", "encoder", "stage", "fused", *PER_TASK.values()}
 
@@ -76,16 +77,40 @@ def make_streams(
 def make_decoders(
     encoder: Encoder, width: int, tasks: Sequence[Task], options: Mapping[str, Any]
 ) -> dict[str, nn.Module]:
-    for option in PER_TASK:
-        for name in options.get(option) or {}:
-            if name not in [task.name for task in tasks]:
-                raise UsageError(f"{option} names an unknown task '{name}'", fix=nearest(name, [t.name for t in tasks]))
+    check_per_task(tasks, options)
     decoders: dict[str, nn.Module] = {}
     for task in tasks:
         kind = DECODERS[task.kind]
         own = {PER_TASK[o]: options[o][task.name] for o in PER_TASK if task.name in (options.get(o) or {})}
         decoders[task.name] = kind(encoder, width, task, **taken(kind, options), **own)
     return decoders
+
+
+def check_per_task(tasks: Sequence[Task], options: Mapping[str, Any]) -> None:
+    """Refuse priors and scales of tasks that are not there or whose kind has none.
+
+    Raises:
+        UsageError: with the nearest task.
+    """
+    kinds = {task.name: task.kind for task in tasks}
+    for option, argument in PER_TASK.items():
+        for name in options.get(option) or {}:
+            if name not in kinds:
+                raise UsageError(f"{option} names an unknown task '{name}'", fix=nearest(name, kinds))
+            if argument not in inspect.signature(DECODERS[kinds[name]]).parameters:
+                raise UsageError(
+                    f"a {kinds[name]} task has none", where=f"{option} of task '{name}'", fix="Leave the task out"
+                )
+
+
+def options_for(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a network of this task alone."""
+    own = {
+        name: {key: value for key, value in options[name].items() if key == task.name}
+        for name in PER_TASK
+        if options.get(name)
+    }
+    return {**options, **own}
 
 
 def taken(part: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtl_med.networks.assembly import parts
+from mtl_med.networks.assembly import check_per_task, options_for, parts
 from mtl_med.networks.exchange import NoExchange
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
 from mtl_med.networks.task_attention import MaskStage
@@ -40,6 +40,11 @@ class STL(SingleTaskNets):
     def __init__(
         self, spatial_dims: int, in_channels: int, tasks: Tasks, encoder: str = "plain", **options: Any
     ) -> None:
+        listed = as_tasks(tasks)
+        check_per_task(listed, options)
         super().__init__(
-            {task.name: HPS(spatial_dims, in_channels, [task], encoder, **options) for task in as_tasks(tasks)}
+            {
+                task.name: HPS(spatial_dims, in_channels, [task], encoder, **options_for(task, options))
+                for task in listed
+            }
         )

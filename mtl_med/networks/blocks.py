@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.networks.layers.factories import Act, Conv
+from monai.networks.layers.factories import Act, Conv, Norm
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
+from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.instance_norm import InstanceNorm
 
 __all__ = [
@@ -38,8 +39,12 @@ def norm_layer(norm: NormSpec, spatial_dims: int, channels: int) -> nn.Module:
     """The norm that a MONAI spec names; None is the default of `spatial_dims`.
 
     Instance norm comes as our own class: same maths and state keys, several times faster in channels-last memory.
+
+    Raises:
+        UsageError: MONAI knows no norm of this name.
     """
     spec: Any = default_norm(spatial_dims) if norm is None else norm
+    known(spec if isinstance(spec, str) else spec[0], Norm.names, "norm")
     layer = get_norm_layer(spec if isinstance(spec, str) else tuple(spec), spatial_dims, channels)
     if isinstance(layer, nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.track_running_stats:
         return InstanceNorm(channels, eps=layer.eps, affine=layer.affine)
@@ -47,18 +52,34 @@ def norm_layer(norm: NormSpec, spatial_dims: int, channels: int) -> nn.Module:
 
 
 def activation(act: ActSpec = "relu") -> nn.Module:
-    """The activation that a MONAI spec names, in place where it can be: one pass less through memory."""
-    name, options = (act, {}) if isinstance(act, str) else (act[0], dict(act[1]))
-    kind = Act[name]
+    """The activation that a MONAI spec names, in place where it can be: one pass less through memory.
+
+    Raises:
+        UsageError: MONAI knows no activation of this name.
+    """
+    spec: Any = (act, {}) if isinstance(act, str) else act
+    known(spec[0], Act.names, "act")
+    kind, options = Act[spec[0]], dict(spec[1])
     try:
         return kind(**{"inplace": True, **options})
     except TypeError:
         return kind(**options)
 
 
+def known(name: str, names: Iterable[str], what: str) -> None:
+    """Refuse a name that MONAI's factory does not have.
+
+    Raises:
+        UsageError: with the nearest names.
+    """
+    lower = [each.lower() for each in names]
+    if name.lower() not in lower:
+        raise UsageError(f"unknown {what} '{name}'", fix=nearest(name.lower(), lower))
+
+
 def convolution(
     spatial_dims: int, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = False
-) -> nn.Module:
+) -> nn.Conv2d | nn.Conv3d:
     """A convolution padded so that stride 1 keeps the size; no bias unless asked, for most stand before a norm."""
     return Conv[Conv.CONV, spatial_dims](
         in_channels, out_channels, kernel, stride=stride, padding=(kernel - 1) // 2, bias=bias

@@ -31,10 +31,20 @@ class InstanceNorm(nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and not torch.jit.is_tracing() and not torch.compiler.is_compiling():
-            samples = [F.batch_norm(s, None, None, self.weight, self.bias, True, 0.0, self.eps) for s in x.split(1)]
-            return samples[0] if len(samples) == 1 else torch.cat(samples)
-        return F.instance_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if torch.jit.is_scripting():
+            y = F.instance_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        else:
+            y = self.eager(x)
+        return y
+
+    @torch.jit.unused
+    def eager(self, x: Tensor) -> Tensor:
+        """One sample after the other where that keeps channels-last memory; exporters get a plain instance norm."""
+        exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if exporting or x.device.type != "cpu" or x.is_contiguous():
+            return F.instance_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        samples = [F.batch_norm(s, None, None, self.weight, self.bias, True, 0.0, self.eps) for s in x.split(1)]
+        return samples[0] if len(samples) == 1 else torch.cat(samples)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, affine={self.weight is not None}"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.networks.assembly import PER_TASK, options_of, parts
+from mtl_med.networks.assembly import PER_TASK, check_per_task, options_for, options_of, parts
 from mtl_med.networks.ctan import CrossMaskStage
 from mtl_med.networks.decoders import DECODERS
 from mtl_med.networks.encoders import ENCODERS
@@ -97,17 +97,14 @@ def create_network(
     check_options(encoder, options)
     options = {**options, **row.fixed}
 
-    def net(own: Sequence[Task], kind: type[MultiTaskNet]) -> MultiTaskNet:
-        return kind(**parts(spatial_dims, in_channels, own, encoder, row.streams, row.exchange, options))
+    def net(own: Sequence[Task], kind: type[MultiTaskNet], chosen: Mapping[str, Any]) -> MultiTaskNet:
+        return kind(**parts(spatial_dims, in_channels, own, encoder, row.streams, row.exchange, chosen))
 
     listed = as_tasks(tasks)
     if row.shared:
-        return net(listed, StackedNet if stacked else MultiTaskNet)
-    per_task = {name: value for name, value in options.items() if name in PER_TASK and value}
-    nets = {}
-    for task in listed:
-        options.update({name: {k: v for k, v in value.items() if k == task.name} for name, value in per_task.items()})
-        nets[task.name] = net([task], MultiTaskNet)
+        return net(listed, StackedNet if stacked else MultiTaskNet, options)
+    check_per_task(listed, options)
+    nets = {task.name: net([task], MultiTaskNet, options_for(task, options)) for task in listed}
     return StackedSingleTaskNets(nets) if stacked else SingleTaskNets(nets)
 
 
@@ -120,9 +117,8 @@ def check_options(encoder: str, options: Mapping[str, Any]) -> None:
     if encoder not in ENCODERS:
         raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
     blocks = [row.streams for row in METHODS.values() if row.streams is not None]
-    known = set(PER_TASK).union(
-        *(options_of(part) for part in [ENCODERS[encoder], *blocks, *EXCHANGES.values(), *DECODERS.values()])
-    )
+    takers: list[Callable[..., Any]] = [ENCODERS[encoder], *blocks, *EXCHANGES.values(), *DECODERS.values()]
+    known = set(PER_TASK).union(*(options_of(part) for part in takers))
     for name in options:
         if name not in known:
             raise UsageError(f"unknown option '{name}' of a network with encoder '{encoder}'", fix=nearest(name, known))

@@ -166,13 +166,13 @@ def _head(space: Space, patient: Patient, hu: NDArray) -> dict[str, Mask]:
     hu[face] = 420  # upper jaw and facial bones
     hu[space.ellipsoid((0, 60, 46), (31, 26, 18), 2.5) & face] = 60
     hu[skull] = 950
-    hu[brain] = 36
+    hu[brain] = 40
     stem = space.tube([(46, 0, -20), (64, 0, -13), (88, 0, -6)], 13, 12.5, end=9)
     stem |= space.ellipsoid((0, -6, 74), (16.5, 14, 13))
-    around = space.tube([(38, 0, -21), (64, 0, -13), (94, 0, -6)], 19, 18, end=9)
-    around |= space.ellipsoid((0, -6, 74), (22, 19, 17))
-    hu[around & (skull | (space.z > 40))] = 4  # the fluid that makes it visible
-    hu[stem] = 32
+    around = space.tube([(38, 0, -21), (64, 0, -13), (94, 0, -6)], 20.5, 19.5, end=9)
+    around |= space.ellipsoid((0, -6, 74), (23.5, 20.5, 18))
+    hu[around & (skull | (space.z > 40))] = 0  # the fluid that makes it visible
+    hu[stem] = 34
     for x, y, z, rx, ry, rz in (
         (0, 66, 58, 9, 26, 15),
         (27, 62, 54, 12, 14, 13),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,39 @@ from mtl_med.errors import CaseError, OutputError, UsageError
 from mtl_med.files import read_json, sha256_bytes, sha256_file, within
 from mtl_med.io.nifti import encode_nifti
 from mtl_med.manifest import Case, Structure
-from mtl_med.prep.quality import findings, measure
+from mtl_med.prep.quality import Measures, findings, measure
 from mtl_med.prep.raw import RawCase, Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.study import STAGING_PREFIX
 
-__all__ = ["PREP_VERSION", "STAGING_PREFIX", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
+__all__ = ["PREP_VERSION", "Job", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
 
 PREP_VERSION = "1"  # raise it when the same source gives other files
-STAGING_PREFIX = ".tmp-"
 QUALITY_FILE = "quality.json"
 
 
-def prepare_case(source: Source, recipe: Recipe, cases_dir: Path, split: str, overwrite: bool) -> tuple[Case, bool]:
-    """Convert a case unless it is finished already.
+@dataclass(frozen=True)
+class Job:
+    """One case to prepare.
 
     Args:
         source: the case on disk.
+        split: the split it belongs to.
+    """
+
+    source: Source
+    split: str
+
+
+def prepare_case(recipe: Recipe, cases_dir: Path, overwrite: bool, job: Job) -> tuple[Case, bool]:
+    """Convert a case unless it is finished already.
+
+    Args:
         recipe: the facts about its data set.
         cases_dir: folder `cases` of the study.
-        split: the split it belongs to.
         overwrite: convert again even when it is finished.
+        job: the case.
 
     Returns:
         the case, and whether it was converted now.
@@ -46,36 +56,39 @@ def prepare_case(source: Source, recipe: Recipe, cases_dir: Path, split: str, ov
         CaseError: the source cannot be used.
         OutputError: the study cannot be written.
     """
+    source = job.source
     if source.fault:
-        raise CaseError(source.fault, where=source.id, fix="Mend the source folder")
-    try:
-        digest = source_hash(source, recipe)
-    except OSError as error:
-        raise CaseError(f"cannot be read: {error.strerror or error}", where=error.filename or source.folder) from error
+        raise CaseError(source.fault, where=source.id)
+    digest = source_hash(source, recipe)
     done = None if overwrite else finished(cases_dir / source.id, digest)
     if done is None:
-        return convert(source, recipe, cases_dir, split, digest), True
-    if done.split != split:
-        done = replace(done, split=split)
+        return convert(job, recipe, cases_dir, digest), True
+    if done.split != job.split:
+        done = replace(done, split=job.split)
         done.write()
     return done, False
 
 
 def source_hash(source: Source, recipe: Recipe) -> str:
-    """Hash over the recipe, the version of this room, and the names and bytes of the source's files."""
+    """Hash over the recipe, the version of this room, and the names and bytes of the source's files.
+
+    Raises:
+        CaseError: a file cannot be read.
+    """
     total = hashlib.sha256(f"{PREP_VERSION}\n{recipe.digest}\n".encode())
     for path in source.files:
-        total.update(f"{path.name}\t{sha256_file(path)}\n".encode())
+        try:
+            total.update(f"{path.name}\t{sha256_file(path)}\n".encode())
+        except OSError as error:
+            raise CaseError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the file") from error
     return total.hexdigest()
 
 
 def finished(folder: Path, digest: str) -> Case | None:
     """The case in `folder` when it came from a source with this hash and all its files are unchanged."""
-    if not (folder / "case.json").is_file() or not (folder / QUALITY_FILE).is_file():
-        return None
     try:
         case = Case.read(folder)
-        if case.source_hash != digest:
+        if case.source_hash != digest or not (folder / QUALITY_FILE).is_file():
             return None
         whole = all(sha256_file(within(folder, item["path"])) == item["sha256"] for item in case.files.values())
     except (UsageError, OSError):
@@ -83,18 +96,23 @@ def finished(folder: Path, digest: str) -> Case | None:
     return case if whole else None
 
 
-def convert(source: Source, recipe: Recipe, cases_dir: Path, split: str, digest: str) -> Case:
-    """Read a source and write its folder: under another name first, renamed when everything is on disk."""
-    raw = READERS[recipe.reader].read(source, recipe)
+def convert(job: Job, recipe: Recipe, cases_dir: Path, digest: str) -> Case:
+    """Read a source and write its folder: under another name first, renamed when all of it is written.
+
+    Raises:
+        CaseError: the source cannot be used.
+        OutputError: the study cannot be written.
+    """
+    raw = READERS[recipe.reader].read(job.source, recipe)
     measures = measure(raw)
     notes = (*raw.remarks, *findings(measures, recipe.rules))
-    final = cases_dir / source.id
+    final = cases_dir / raw.id
     try:
-        staging = Path(tempfile.mkdtemp(dir=cases_dir, prefix=f"{STAGING_PREFIX}{source.id}-"))
+        staging = Path(tempfile.mkdtemp(dir=cases_dir, prefix=f"{STAGING_PREFIX}{raw.id}-"))
         try:
-            staging.chmod(0o777 & ~_umask())
-            case = _write(raw, measures, staging, split, digest, notes)
-            _replace(staging, final)
+            (staging / "case").mkdir()  # unlike mkdtemp's own folder, with the permissions that the user's umask says
+            case = _write(raw, measures, staging / "case", job.split, digest, notes)
+            _put(staging, final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -103,15 +121,14 @@ def convert(source: Source, recipe: Recipe, cases_dir: Path, split: str, digest:
     return replace(case, folder=final)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _put(staging: Path, final: Path) -> None:
+    """Give the finished folder its name; an older one goes aside first, and with the staging folder."""
+    if final.exists():
+        final.rename(staging / "old")
+    (staging / "case").rename(final)
 
 
-def _write(
-    raw: RawCase, measures: Mapping[str, Any], folder: Path, split: str, digest: str, notes: tuple[str, ...]
-) -> Case:
+def _write(raw: RawCase, measures: Measures, folder: Path, split: str, digest: str, notes: tuple[str, ...]) -> Case:
     arrays = raw.volumes | {f"structures/{name}": mask for name, mask in raw.masks.items()}
     (folder / "structures").mkdir()
     files = {}
@@ -144,23 +161,12 @@ def _write(
     return case
 
 
-def _structure(name: str, raw: RawCase, measures: Mapping[str, Any]) -> Structure:
+def _structure(name: str, raw: RawCase, measures: Measures) -> Structure:
     fact = raw.facts[name]
     if name not in raw.masks:
         return Structure(fact.original, fact.kind, "not_contoured")
     status = "contoured" if measures[f"{name}.voxels"] else "empty"
     return Structure(fact.original, fact.kind, status, measures[f"{name}.volume_cc"])
-
-
-def _replace(staging: Path, final: Path) -> None:
-    """Put a finished folder in the place of an older one, which goes aside first."""
-    if final.exists():
-        aside = final.with_name(f"{STAGING_PREFIX}old-{staging.name.removeprefix(STAGING_PREFIX)}")
-        final.rename(aside)
-        staging.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        staging.rename(final)
 
 
 def read_quality(case: Case) -> tuple[dict[str, Any], list[str]]:

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 import mtl_med
-from mtl_med.errors import (
-    EXIT_ALL_FAILED,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
-    MtlMedError,
-    OutputError,
-    UsageError,
-)
-from mtl_med.files import read_json, write_json, write_text
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED
+from mtl_med.files import write_json, write_text
 from mtl_med.manifest import Case, Manifest
-from mtl_med.prep.convert import PREP_VERSION, STAGING_PREFIX, prepare_case, read_quality
-from mtl_med.prep.pool import run_all
+from mtl_med.parallel import map_cases
+from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
 from mtl_med.prep.quality import quality_table
-from mtl_med.prep.raw import Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
-from mtl_med.prep.splits import assign_splits
+from mtl_med.prep.splits import assign_splits, first_of_each_group
+from mtl_med.prep.study import kept_cases, open_study
 
-__all__ = ["Outcome", "prepare"]
+__all__ = ["Report", "prepare"]
 
 log = logging.getLogger(__name__)
 
-SPLITS_OF_GROUP = {"train": ("fit", "tune"), "validation": ("validation",), "test": ("test",)}
-
 
 @dataclass
-class Outcome:
+class Report:
     """What a run did.
 
     Args:
@@ -72,115 +62,83 @@ def prepare(
     workers: int = 1,
     limit: int | None = None,
     overwrite: bool = False,
-    command: Iterable[str] = (),
-    progress: Callable[[Iterable, int], Iterable] | None = None,
-) -> Outcome:
+    command: Sequence[str] = (),
+) -> Report:
     """Write the study folder `out` from the raw data in `source`.
 
-    Cases of groups that `source` does not hold stay in the study; a case of these groups that is gone or fails now is
-    left out of the manifest, while its old folder stays on disk.
+    Cases of groups that `source` does not hold stay in the study. Of the groups that it holds, the manifest lists what
+    this run converted or found finished: a case that is gone from the source, or fails now, is left out, while the
+    folder that an earlier run wrote for it stays on disk.
 
     Args:
         recipe: the facts about the data set.
         source: folder of the raw data.
         out: study folder, made when it is missing.
         workers: number of processes.
-        limit: prepare only the first so many cases.
+        limit: prepare only so many cases.
         overwrite: convert finished cases again.
         command: the command line, for `run.json`.
-        progress: wraps the stream of results, given their number.
 
     Raises:
         NothingFoundError: `source` holds no such data.
-        UsageError: `out` holds something else.
+        UsageError: `out` holds something else, or another run writes there.
         OutputError: `out` cannot be written.
     """
     started = time.time()
     source, out = Path(source).resolve(), Path(out).resolve()
-    sources = list(READERS[recipe.reader].scan(source))[:limit]
-    earlier = _open_study(out, source, recipe)
-    splits = assign_splits(sources, recipe.tune_fraction)
-    jobs = [(item, recipe, out / "cases", splits[item.id], overwrite) for item in sources]
+    found = READERS[recipe.reader].scan(source)
+    sources = first_of_each_group(found, limit)
+    with open_study(out, source, recipe.dataset) as earlier:
+        splits = assign_splits(sources, recipe.tune_fraction)
+        jobs = [Job(item, splits[item.id]) for item in sources]
+        cases, report = _convert_all(jobs, recipe, out, workers, overwrite)
+        others = kept_cases(earlier, sources)
+        report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others])
+        report.seconds = time.time() - started
+        _write(report, recipe, source, workers, started, command)
+    return report
+
+
+def _convert_all(
+    jobs: Sequence[Job], recipe: Recipe, out: Path, workers: int, overwrite: bool
+) -> tuple[list[Case], Report]:
     cases: list[Case] = []
-    outcome = Outcome(Manifest(recipe.dataset, out, ()))
-    results = run_all(prepare_case, jobs, workers)
-    for job, result in progress(results, len(jobs)) if progress else results:
-        case_id = job[0].id
-        if isinstance(result, MtlMedError):
-            outcome.failed[case_id] = str(result)
+    report = Report(Manifest(recipe.dataset, out, ()))
+    work = partial(prepare_case, recipe, out / "cases", overwrite)
+    for job, outcome in zip(jobs, map_cases(work, jobs, workers=workers, label="prepare"), strict=True):
+        if outcome.value is None:
+            report.failed[job.source.id] = outcome.failure
             continue
-        case, converted = result
+        case, converted = outcome.value
         cases.append(case)
-        (outcome.converted if converted else outcome.skipped).append(case_id)
-    outcome.manifest = Manifest.build(recipe.dataset, out, [*cases, *_others(earlier, sources, outcome)])
-    outcome.seconds = time.time() - started
-    _write_study(outcome, recipe, source, list(command), workers, started)
-    return outcome
+        (report.converted if converted else report.skipped).append(case.id)
+    return cases, report
 
 
-def _open_study(out: Path, source: Path, recipe: Recipe) -> tuple[Case, ...]:
-    """Make or enter the study folder, clear what a killed run left, and give the cases that it holds."""
-    if out == source or out.is_relative_to(source):
-        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
-    try:
-        (out / "cases").mkdir(parents=True, exist_ok=True)
-        for left in [*(out / "cases").glob(f"{STAGING_PREFIX}*"), *out.glob(f"{STAGING_PREFIX}*")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix="Choose another --out") from error
-    if not (out / "manifest.json").is_file():
-        return ()
-    fields = read_json(out / "manifest.json")
-    if isinstance(fields, dict) and fields.get("dataset") != recipe.dataset:
-        raise UsageError(f"holds a study of '{fields.get('dataset')}'", where=out, fix="Choose another --out")
-    return _readable_cases(out, fields)
-
-
-def _readable_cases(out: Path, fields: dict) -> tuple[Case, ...]:
-    cases = []
-    for item in fields.get("cases", []):
-        try:
-            cases.append(Case.read(out / item["folder"]))
-        except UsageError:
-            log.warning("%s: is no finished case any more", out / item["folder"])
-    return tuple(cases)
-
-
-def _others(earlier: Iterable[Case], sources: list[Source], outcome: Outcome) -> list[Case]:
-    """Earlier cases of groups that this source does not hold; those of its own groups that are gone are named."""
-    groups = {source.group for source in sources}
-    own_splits = {split for group in groups for split in SPLITS_OF_GROUP[group]}
-    ids = {source.id for source in sources}
-    gone = [case.id for case in earlier if case.split in own_splits and case.id not in ids]
-    if gone:
-        log.warning("no longer in the source and left out of the manifest (folders kept): %s", ", ".join(gone))
-    return [case for case in earlier if case.split not in own_splits and case.id not in ids]
-
-
-def _write_study(
-    outcome: Outcome, recipe: Recipe, source: Path, command: list[str], workers: int, started: float
-) -> None:
-    manifest = outcome.manifest
+def _write(report: Report, recipe: Recipe, source: Path, workers: int, started: float, command: Iterable[str]) -> None:
+    """Quality table, manifest and run record, in this order: a manifest never stands without its table."""
+    manifest = report.manifest
     rows = [(case.id, case.split, *read_quality(case)) for case in manifest]
     write_text(manifest.root / "quality.csv", quality_table(rows))
     manifest.write()
     run = {
         "schema": "mtl_med/run/1",
         "stage": "prep",
-        "command": command,
+        "command": list(command),
         "source": str(source),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-        "seconds": round(outcome.seconds, 2),
+        "seconds": round(report.seconds, 2),
         "workers": workers,
         "versions": {
             "mtl_med": mtl_med.__version__,
             "prep": PREP_VERSION,
             "python": platform.python_version(),
-            "numpy": np.__version__,
+            "numpy": version("numpy"),
+            "nibabel": version("nibabel"),
         },
         "hashes": {"recipe": recipe.digest, "fingerprint": manifest.fingerprint},
-        "converted": sorted(outcome.converted),
-        "skipped": sorted(outcome.skipped),
-        "failed": dict(sorted(outcome.failed.items())),
+        "converted": report.converted,
+        "skipped": report.skipped,
+        "failed": report.failed,
     }
     write_json(manifest.root / "run.json", run)

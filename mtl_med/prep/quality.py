@@ -6,70 +6,85 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.prep.raw import RawCase
-from mtl_med.prep.recipe import Rule
+from mtl_med.prep.recipe import Rule, StructureFact
 
-__all__ = ["findings", "measure", "quality_table"]
+__all__ = ["Measures", "findings", "measure", "quality_table"]
 
-Measures = dict[str, float | int | None]
+Measures = Mapping[str, float | int | None]
 
 
-def measure(case: RawCase) -> Measures:
+def measure(case: RawCase) -> dict[str, float | int | None]:
     """Numbers about a case, each named `<what>.<measure>_<unit>`; None where there is nothing to measure.
 
-    Doses to a share of a structure are percentiles with linear interpolation, as OpenKBP computes them.
+    `D95_gy` is the 5th percentile of a structure's dose with linear interpolation, as OpenKBP computes it. `x_mm`,
+    `y_mm` and `z_mm` are the centre of gravity in RAS.
     """
-    dose, inside = case.volumes["dose"], case.volumes["mask_dose"] > 0
-    measures: Measures = {f"spacing.{axis}_mm": mm for axis, mm in zip("xyz", case.grid.spacing_mm, strict=True)}
-    measures |= {
-        "mask.voxels": int(inside.sum()),
-        "dose.max_gy": float(dose.max()),
-        "dose.mean_in_mask_gy": float(dose[inside].mean()) if inside.any() else None,
-        "dose.outside_mask_voxels": int((dose[~inside] > 0).sum()),
-        "dose.zero_in_mask_voxels": int((dose[inside] <= 0).sum()),
-        "dose.negative_voxels": int((dose < 0).sum()),
-    }
+    measures: dict[str, float | int | None] = {}
+    measures |= {f"spacing.{axis}_mm": mm for axis, mm in zip("xyz", case.grid.spacing_mm, strict=True)}
+    measures |= _dose(case.volumes["dose"], case.volumes["mask_dose"])
     measures |= case.measures
     for name, fact in case.facts.items():
-        mask = case.masks.get(name)
-        measures |= {f"{name}.{key}": value for key, value in _structure(mask, case).items()}
-        if fact.kind == "target":
-            measures |= {f"{name}.{key}": value for key, value in _target(mask, dose, fact.prescription_gy).items()}
+        voxels = np.flatnonzero(case.masks[name]) if name in case.masks else None
+        found = _structure(voxels, case) | (_coverage(voxels, case, fact) if fact.kind == "target" else {})
+        measures |= {f"{name}.{key}": value for key, value in found.items()}
     targets = [name for name, fact in case.facts.items() if fact.kind == "target"]
     measures["targets.count"] = sum(bool(measures[f"{name}.voxels"]) for name in targets)
+    for name, fact in case.facts.items():
+        if fact.above:
+            measures[f"{name}.above_{fact.above}_mm"] = _difference(measures, f"{name}.z_mm", f"{fact.above}.z_mm")
     return measures
 
 
-def _structure(mask: NDArray | None, case: RawCase) -> Measures:
-    keys = ("volume_cc", "x_mm", "y_mm", "z_mm")
-    if mask is None:
-        return {"contoured": 0, "voxels": None, **dict.fromkeys(keys)}
-    voxels = int(mask.sum())
-    volume_cc = voxels * case.grid.voxel_volume_mm3 / 1000
-    centroid = [float(mm) for mm in case.grid.centroid_ras(mask)] if voxels else [None] * 3
-    return {"contoured": 1, "voxels": voxels, **dict(zip(keys, [volume_cc, *centroid], strict=True))}
+def _dose(dose: NDArray, mask: NDArray) -> dict[str, float | int | None]:
+    inside = dose[mask > 0]
+    return {
+        "mask.voxels": len(inside),
+        "dose.max_gy": float(dose.max()),
+        "dose.mean_in_mask_gy": float(inside.mean(dtype=np.float64)) if len(inside) else None,
+        "dose.zero_in_mask_percent": float(100 * np.mean(inside <= 0)) if len(inside) else None,
+        "dose.outside_mask_voxels": int(np.count_nonzero(dose) - np.count_nonzero(inside)),
+        "dose.negative_voxels": int(np.count_nonzero(dose < 0)),
+    }
 
 
-def _target(mask: NDArray | None, dose: NDArray, prescription_gy: float | None) -> Measures:
-    if mask is None or not mask.any():
+def _structure(voxels: NDArray | None, case: RawCase) -> dict[str, float | int | None]:
+    keys = ("voxels", "volume_cc", "x_mm", "y_mm", "z_mm")
+    if voxels is None:
+        return {"contoured": 0, **dict.fromkeys(keys)}
+    volume_cc = len(voxels) * case.grid.voxel_volume_mm3 / 1000
+    centre: Iterable[float | None] = (None, None, None)
+    if len(voxels):
+        points = case.grid.points_ras(np.stack(np.unravel_index(voxels, case.grid.shape), axis=1))
+        centre = points.mean(axis=0).tolist()
+    return {"contoured": 1, **dict(zip(keys, [len(voxels), volume_cc, *centre], strict=True))}
+
+
+def _coverage(voxels: NDArray | None, case: RawCase, fact: StructureFact) -> dict[str, float | None]:
+    if voxels is None or not len(voxels):
         return {"D95_gy": None, "D95_percent": None}
-    d95_gy = float(np.percentile(dose[mask > 0], 5))
-    return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / prescription_gy if prescription_gy else None}
+    d95_gy = float(np.percentile(case.volumes["dose"].reshape(-1)[voxels], 5))
+    return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / fact.prescription_gy if fact.prescription_gy else None}
 
 
-def findings(measures: Mapping[str, Any], rules: Iterable[Rule]) -> list[str]:
+def _difference(measures: Measures, first: str, second: str) -> float | None:
+    a, b = measures[first], measures[second]
+    return None if a is None or b is None else a - b
+
+
+def findings(measures: Measures, rules: Iterable[Rule]) -> list[str]:
     """A sentence for each rule that a measure breaks."""
     found = []
     for rule in rules:
         for name, value in measures.items():
-            if value is not None and fnmatchcase(name, rule.measure) and (limit := _broken(rule, value)):
-                unit = f" {rule.unit}" if rule.unit else ""
-                found.append(f"{rule.rule}: {name} is {value:.4g}{unit}, {limit}{unit}: {rule.reason}")
+            if value is None or not fnmatchcase(name, rule.measure):
+                continue
+            if limit := _broken(rule, value):
+                found.append(f"{rule.rule}: {name} is {value:.4g} ({limit} {rule.unit}".rstrip() + f"): {rule.reason}")
     return found
 
 
@@ -81,22 +96,23 @@ def _broken(rule: Rule, value: float) -> str:
     return ""
 
 
-def quality_table(rows: Iterable[tuple[str, str, Mapping[str, Any], Iterable[str]]]) -> str:
-    """CSV text with one row per case.
+def quality_table(rows: Iterable[tuple[str, str, Measures, Iterable[str]]]) -> str:
+    """CSV text with one row per case, one column per measure, and the oddities in the last.
 
     Args:
         rows: id, split, measures and findings of each case.
     """
-    text = io.StringIO()
     rows = list(rows)
-    names = list(rows[0][2]) if rows else []
+    names = list(dict.fromkeys(name for row in rows for name in row[2]))
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", *names, "oddities"])
     for case_id, split, measures, found in rows:
-        values = [measures.get(name) for name in names]
-        writer.writerow([case_id, split, *map(_cell, values), "; ".join(found)])
+        writer.writerow([case_id, split, *(_cell(measures.get(name)) for name in names), "; ".join(found)])
     return text.getvalue()
 
 
 def _cell(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.files import read_json, sha256_bytes
+from mtl_med.files import read_json, sha256_bytes, shipped
 
 __all__ = ["Recipe", "Rule", "StructureFact", "load_recipe", "recipe_names"]
 
@@ -23,12 +23,14 @@ class StructureFact:
         name: its standard name (AAPM TG-263), or the source's where there is none.
         kind: "oar", "target" or "external".
         prescription_gy: prescribed dose of a target, Gy.
+        above: name of a structure that lies below it in every body.
     """
 
     original: str
     name: str
     kind: str
     prescription_gy: float | None = None
+    above: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,9 @@ class Recipe:
     digest: str
 
 
-def _roots() -> list[Path]:
-    """Folders that hold recipes: beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parent.parent
-    return [package.parent / "data_prep", package / "recipes"]
-
-
 def recipe_names() -> list[str]:
     """Names of the data sets that there are recipes for."""
-    return sorted({path.parent.name for root in _roots() for path in root.glob("*/recipe.json")})
+    return sorted(path.parent.name for path in shipped("recipes").glob("*/recipe.json"))
 
 
 def load_recipe(dataset: str) -> Recipe:
@@ -90,10 +86,9 @@ def load_recipe(dataset: str) -> Recipe:
     Raises:
         UsageError: there is none, or it is not valid.
     """
-    for root in _roots():
-        if (root / dataset / "recipe.json").is_file():
-            return _read(root / dataset / "recipe.json")
-    raise UsageError(f"there is no recipe for '{dataset}'", fix=nearest(dataset, recipe_names()))
+    if dataset not in recipe_names():
+        raise UsageError(f"there is no recipe for '{dataset}'", fix=nearest(dataset, recipe_names()))
+    return _read(shipped("recipes") / dataset / "recipe.json")
 
 
 def _read(path: Path) -> Recipe:

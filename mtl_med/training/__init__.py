@@ -6,6 +6,7 @@ from mtl_med.training.handlers import Schedule, TaskStatistics
 from mtl_med.training.losses import MultiTaskLoss
 from mtl_med.training.runtime import (
     distribute,
+    parameter_groups,
     pick_device,
     pick_precision,
     seed_everything,
@@ -28,6 +29,7 @@ __all__ = [
     "finish_processes",
     "join_processes",
     "load_into",
+    "parameter_groups",
     "pick_device",
     "pick_precision",
     "require_processes",

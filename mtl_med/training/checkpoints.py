@@ -13,8 +13,9 @@ from ignite.engine import Engine, Events
 
 from mtl_med.bundle import boolean, write_settings
 from mtl_med.errors import ModelError
-from mtl_med.files import atomic_path, write_text
-from mtl_med.processes import rank
+from mtl_med.files import atomic_path, sha256_file, write_text
+from mtl_med.processes import rank, world_size
+from mtl_med.provenance import write_record
 from mtl_med.training.handlers import Schedule
 from mtl_med.training.runtime import restore_rng, rng_state, unwrap
 from mtl_med.training.validation import Validation
@@ -35,16 +36,33 @@ CHECKPOINT_SCHEMA = "mtl_med/checkpoint/1"
 
 
 def save_weights(path: str | Path, state: dict[str, torch.Tensor]) -> None:
-    """Write a state dict atomically, on the CPU and contiguous, so that it loads anywhere."""
+    """Write a state dict atomically, on the CPU and contiguous, so that it loads anywhere.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     plain = {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
-    with atomic_path(path) as temporary:
-        torch.save(plain, temporary)
+    _save(path, plain)
 
 
 def write_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write the state of a run atomically."""
-    with atomic_path(path) as temporary:
-        torch.save({"schema": CHECKPOINT_SCHEMA, **state}, temporary)
+    """Write the state of a run atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _save(path, {"schema": CHECKPOINT_SCHEMA, **state})
+
+
+def _save(path: str | Path, value: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save(value, stream)
+        except RuntimeError as error:
+            # torch covers what the file system said, such as a full disk, with an error of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -100,7 +118,8 @@ def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], where: s
 class Checkpoint:
     """Write the whole state of the run after each epoch, and go on from it.
 
-    `output_dir` gets `checkpoint.pt`, `model.pt` (best), `model_last.pt` and `training.csv`, each whole or absent.
+    `output_dir` gets `checkpoint.pt`, `model.pt` (best) and `model_last.pt`, the settings of either beside it
+    (`model.json`), and `training.csv`, each whole or absent.
 
     Args:
         output_dir: folder of the run.
@@ -135,17 +154,37 @@ class Checkpoint:
         """Write everything, and end the run after its last epoch."""
         state = engine.state
         self.history.append({"epoch": state.epoch, "step": state.iteration, **state.metrics})
+        over = self.schedule.is_over(engine)
         if rank() == 0:
-            self._write(engine)
-        if self.schedule.is_over(engine):
+            self._write(engine, over)
+        if over:
             engine.terminate()
 
-    def _write(self, engine: Any) -> None:
+    def _record(self, state: Any) -> None:
+        """Leave `run.json`: settings, length, best epochs, and hashes of the weights."""
+        best = self.validation.best
+        weights = [self.folder / name for name in ("model.pt", "model_last.pt")]
+        fields = {
+            "settings": self.settings,
+            "epochs": state.epoch,
+            "steps": state.iteration,
+            "minutes": round(self.schedule.seconds / 60, 2),
+            "processes": world_size(),
+            "best": {
+                part or "all": {"epoch": best.epochs[part], "score": score} for part, score in best.scores.items()
+            },
+            "hashes": {path.name: sha256_file(path) for path in weights if path.is_file()},
+        }
+        write_record(self.folder / "run.json", "train", fields, ("torch", "monai", "numpy"))
+
+    def _write(self, engine: Any, over: bool) -> None:
         best = self.validation.best
         if best.state:
-            save_weights(self.folder / "model.pt", best.state)
-        save_weights(self.folder / "model_last.pt", self.network.state_dict())
+            self._write_weights("model.pt", best.state)
+        self._write_weights("model_last.pt", self.network.state_dict())
         write_text(self.folder / "training.csv", _csv(self.history))
+        if over:
+            self._record(engine.state)
         state = {
             "settings": self.settings,
             "epoch": engine.state.epoch,
@@ -162,6 +201,10 @@ class Checkpoint:
         }
         # The checkpoint comes last: a kill before it repeats the epoch, which gives the same files again.
         write_checkpoint(self.folder / "checkpoint.pt", state)
+
+    def _write_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        write_settings(self.folder / name, self.settings)
+        save_weights(self.folder / name, state)
 
     def resume(self, trainer: Any) -> None:
         """Put a trainer back to where the checkpoint was written.
@@ -180,8 +223,10 @@ class Checkpoint:
         self.validation.best.load_state_dict(state["best"])
         self.validation.waited = state["waited"]
         self.history = list(state["history"])
-        self.schedule.seconds_before = state["seconds"]
         trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
+        self.schedule.resume(trainer, state["seconds"])
+        if self.schedule.is_over(trainer) or self.validation.exhausted:
+            trainer.state.max_epochs = trainer.state.epoch
         restore_rng(state["rng"])
         _log.info("resumed after epoch %d, step %d", state["epoch"], state["iteration"])
 
@@ -197,7 +242,7 @@ class Checkpoint:
 
 
 def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
-    """Prepare a run: go on from its checkpoint when asked to, and never write over another finished part.
+    """Prepare a run: go on from its checkpoint when asked to.
 
     Args:
         trainer: the engine.
@@ -206,11 +251,15 @@ def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
 
     Raises:
         ModelError: there is nothing to resume, or it belongs to another run.
+        UsageError: `resume` is neither true nor false.
     """
     if boolean(resume, "resume"):
         checkpoint.resume(trainer)
-    if rank() == 0:
-        write_settings(checkpoint.folder / "model.pt", checkpoint.settings)
+    elif rank() == 0 and (checkpoint.folder / "checkpoint.pt").is_file():
+        _log.warning(
+            "%s: holds an earlier run, which the first epoch will overwrite; --resume true would go on with it",
+            checkpoint.folder,
+        )
 
 
 def _csv(history: Sequence[Mapping[str, float]]) -> str:

@@ -51,6 +51,11 @@ class Schedule:
         self._started = time.monotonic()
         self.done = self._fraction(engine)
 
+    def resume(self, engine: Engine, seconds: float) -> None:
+        """Go on with the clock of a run that has trained for some seconds."""
+        self.seconds_before = float(seconds)
+        self.start(engine)
+
     def choose_order(self, engine: Engine) -> None:
         """Tell the sampler which epoch it is."""
         engine.state.dataloader.sampler.set_epoch(engine.state.epoch)
@@ -82,7 +87,7 @@ class TaskStatistics:
     """Mean loss per task and epoch, task weights and learning rate: into `engine.state.metrics` and the log.
 
     Args:
-        weighting: makes its next weights at each epoch's end.
+        weighting: takes note of each step's losses and makes its next weights at each epoch's end.
         schedule: for the clock and the learning rate.
         every: steps between two lines in the log.
     """

@@ -147,8 +147,7 @@ class MultiTaskLoss(nn.Module):
 
     In training mode the number of labelled samples is summed over the ranks and each rank's loss is its local sum x
     number of ranks / global count: averaging the gradients, as DistributedDataParallel does, then gives exactly those
-    of one process with the joint batch; and the weighting records the batch. In eval mode the ranks do not wait for
-    each other and nothing is recorded.
+    of one process with the joint batch. In eval mode the ranks do not wait for each other.
 
     Args:
         tasks: the tasks, or their plain form (see `mtl_med.tasks.as_tasks`).
@@ -191,7 +190,8 @@ class MultiTaskLoss(nn.Module):
                 whose two keys are both missing has no label in this batch.
 
         Returns:
-            The loss to differentiate, and per task the detached sum and count of this rank, for logging.
+            The loss to differentiate, and per task the detached sum and count of this rank, for logging and for
+            `weighting.record`, which is the trainer's to call.
 
         Raises:
             UsageError: a task without prediction, or a batch that does not say what is labelled.
@@ -209,8 +209,6 @@ class MultiTaskLoss(nn.Module):
             if count
         }
         stats = {name: LossTerm(term.total.detach(), term.count.detach()) for name, term in terms.items()}
-        if self.training:
-            self.weighting.record(stats)
         # An absent task's total is zero; it stays in the graph so that every parameter has a gradient on every rank.
         parts = [term.total for name, term in terms.items() if name not in means]
         if means:

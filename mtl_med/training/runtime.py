@@ -17,6 +17,7 @@ __all__ = [
     "PRECISIONS",
     "autocast",
     "distribute",
+    "parameter_groups",
     "pick_device",
     "pick_precision",
     "restore_rng",
@@ -101,6 +102,13 @@ def to_channels_last(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
+def parameter_groups(network: torch.nn.Module, loss: torch.nn.Module) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the network's parameters, and the weighting's own, which do not decay."""
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    own = list(loss.parameters())
+    return [*groups, {"params": own, "weight_decay": 0.0}] if own else groups
+
+
 def unwrap(network: torch.nn.Module) -> torch.nn.Module:
     """The network inside a data-parallel wrapper."""
     return network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
@@ -117,7 +125,8 @@ def seed_everything(seed: int) -> int:
 def rng_state() -> dict[str, Any]:
     """State of every global generator, as plain values and tensors that load with weights_only."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = numpy_state
     state: dict[str, Any] = {
         "python": (version, list(words), gauss),
         "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
@@ -13,10 +15,12 @@ from torch.utils.data import DataLoader
 
 from mtl_med.errors import MtlMedError
 from mtl_med.tasks import Task, as_tasks
-from mtl_med.training.runtime import autocast
+from mtl_med.training.runtime import autocast, unwrap
 from mtl_med.training.scores import MeanScore, TaskScore
 
 __all__ = ["MultiTaskEvaluator", "MultiTaskTrainer", "move_batch"]
+
+_log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -80,6 +84,13 @@ class MultiTaskTrainer(SupervisedTrainer):
         if precision == torch.float16:
             self.scaler = torch.amp.GradScaler(device.type)
 
+    def run(self) -> None:  # type: ignore[override]
+        """Train until the last epoch; a run that had ended when it was resumed stays as it is."""
+        if self.state.epoch >= self.state.max_epochs:
+            _log.info("nothing to train: the run ended after epoch %d", self.state.epoch)
+            return
+        super().run()
+
     def _iteration(self, engine: MultiTaskTrainer, batchdata: Batch) -> dict[str, Any]:  # type: ignore[override]
         batch = move_batch(batchdata, engine.state.device, engine.non_blocking)
         engine.network.train()
@@ -119,8 +130,9 @@ class MultiTaskEvaluator(SupervisedEvaluator):
 
     Args:
         device: device of network and batches.
-        val_data_loader: batches of one case with labels.
-        network: `forward(image) -> dict[str, Tensor]`.
+        val_data_loader: batches of one case with labels; in a data-parallel run each rank's share, which may be empty.
+        network: `forward(image) -> dict[str, Tensor]`; a data-parallel wrapper, whose ranks would wait for each other
+            in every forward, is taken off.
         tasks: what is scored.
         inferer: a sliding window with the size of the training patch.
         precision: autocast type, None for full precision.
@@ -142,13 +154,21 @@ class MultiTaskEvaluator(SupervisedEvaluator):
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
-            network=network,
+            network=unwrap(network),
             inferer=inferer,
             key_val_metric={"score": MeanScore(parts)},
             additional_metrics={f"score/{name}": part for name, part in parts.items()},
             val_handlers=list(val_handlers),
             decollate=False,
         )
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Score all cases; a rank without cases of its own only takes part in the sums over all ranks."""
+        if self.state.epoch_length:
+            super().run(global_epoch)
+            return
+        self.fire_event(Events.EPOCH_STARTED)
+        self.fire_event(Events.EPOCH_COMPLETED)
 
     def _iteration(self, engine: MultiTaskEvaluator, batchdata: Batch) -> dict[str, Any]:  # type: ignore[override]
         batch = move_batch(batchdata, engine.state.device, engine.non_blocking)

@@ -77,6 +77,11 @@ class Validation:
         """Register with a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the score has not improved for as long as `patience` allows."""
+        return 0 < self.patience <= self.waited
+
     def validate(self, engine: Engine) -> None:
         """Run the evaluator when it is due."""
         if engine.state.epoch % self.interval and not self.schedule.is_over(engine):
@@ -90,6 +95,6 @@ class Validation:
         self.waited = 0 if improved else self.waited + 1
         listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         _log.info("epoch %d  tune: %s%s", engine.state.epoch, listed, "  (best so far)" if improved else "")
-        if self.patience and self.waited >= self.patience:
+        if self.exhausted:
             _log.info("no better score in %d validations: the run ends early", self.waited)
             engine.state.max_epochs = engine.state.epoch

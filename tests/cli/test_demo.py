@@ -28,7 +28,8 @@ def test_steps_are_commands_as_one_would_type_them(root: Path, monkeypatch: pyte
             refuse_unknown_overrides(["monai/bundle/__main__.py", *words[3:]])
             assert (root / words[words.index("--config_file") + 1]).is_file()
             assert str(root) not in shlex.join(words), "paths are relative, as one would type them"
-    assert ["--minutes", "2"] == [words for _, words in steps if "--minutes" in words][0][-2:]
+    (training,) = [words for _, words in steps if "--minutes" in words]
+    assert training[-2:] == ["--minutes", "2"]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +64,18 @@ def test_a_failing_step_ends_the_demo_with_its_code(capfd: pytest.CaptureFixture
 
 
 def test_the_table_shows_both_scores(tmp_path: Path) -> None:
-    def rows(dose_gy: float) -> list[Row]:
+    def rows(dose_gy: float, dvh_gy: float) -> list[Row]:
         values = {"dose_score": dose_gy, "mae_in_mask": dose_gy, "mae_whole_grid": dose_gy / 10}
         dose = [Row("a", "dose", "", metric, value, "Gy") for metric, value in values.items()]
-        return [*dose, Row("a", "dose", "SpinalCord", "dvh_error_mean", 1.0, "Gy", "linear")]
+        return [*dose, Row("a", "dose", "SpinalCord", "mean_abs_error", dvh_gy, "Gy", "linear")]
 
     dice = [Row("a", "oar", "SpinalCord", name, value, "1") for name, value in [("dice", 0.75), ("hd95", 2.0)]]
     dice.append(Row("a", "oar", "SpinalCord", "surface_dice_2mm", 0.5, "1"))
-    write_rows(tmp_path / "metrics.csv", rows(3.0) + dice)
-    write_rows(tmp_path / "baseline.csv", rows(8.0))
+    write_rows(tmp_path / "metrics.csv", rows(3.0, 2.5) + dice)
+    write_rows(tmp_path / "baseline.csv", rows(8.0, 2.0))
     text = "\n".join(demo._result(demo.Demo(tmp_path)))
-    assert "Result on 1 phantoms (no claim about real patients), CTAN after 3 minutes" in text
-    assert "  dose score (Gy)         3.00   8.00   (62 % below)\n" in text
+    assert "Result on 1 phantom patients, which say nothing about real ones: CTAN after 3.5 minutes" in text
+    assert "  dose score (Gy)         3.00   8.00 (62 % below it)\n" in text
+    assert "  DVH score (Gy)          2.50   2.00 (25 % above it)\n" in text
     assert "  Dice SpinalCord         0.75\n" in text
     assert f"  {tmp_path}/predictions/a/structures.seg.nrrd\n" in text

@@ -16,7 +16,19 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a room knows only rooms before it (design: architecture). Entry points (__main__.py) know the
 # command line, which itself imports a command only when it is called.
 ROOMS = [
-    *("errors", "tasks", "geometry", "files", "parallel", "manifest", "io", "metrics", "prep", "phantoms"),
+    *(
+        "errors",
+        "tasks",
+        "geometry",
+        "files",
+        "provenance",
+        "parallel",
+        "manifest",
+        "io",
+        "metrics",
+        "prep",
+        "phantoms",
+    ),
     *(
         "processes",
         "bundle",
@@ -24,8 +36,11 @@ ROOMS = [
         "networks",
         "training",
         "inference",
+        "scoring",
         "evaluation",
+        "dose_tables",
         "baselines",
+        "pictures",
         "comparison",
         "report",
     ),

@@ -144,6 +144,14 @@ def test_a_clean_ct_file_is_linked_not_copied(tmp_path):
     assert source.read_bytes() == before
 
 
+def test_a_link_replaces_the_ct_of_an_earlier_run(tmp_path):
+    source = tmp_path / "ct.nii.gz"
+    write_nifti(source, _ct(), GRID)
+    results.write_prediction(tmp_path / "out", "a", GRID, ct=np.zeros(SHAPE, dtype=np.int16))
+    results.write_prediction(tmp_path / "out", "a", GRID, ct=source)
+    assert (tmp_path / "out" / "a" / "ct.nii.gz").read_bytes() == source.read_bytes()
+
+
 def test_a_ct_is_copied_where_links_fail(tmp_path, monkeypatch):
     source = tmp_path / "ct.nii.gz"
     write_nifti(source, _ct(), GRID)

@@ -76,6 +76,11 @@ def test_cumulative_matches_its_definition_by_exhaustion(count, percent):
     assert dose_at_volume(doses, percent, "cumulative") == max(fitting)
 
 
+def test_a_volume_of_exactly_so_many_voxels_needs_no_more_for_rounding():
+    # 2.2 % of 1500 voxels are 33, while 2.2 * 1500 / 100 is a little more in binary.
+    assert dose_at_volume(np.arange(1500.0), 2.2, "cumulative") == 1499 - 32
+
+
 def test_an_unknown_convention_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="linear"):
         dose_at_volume(NINETEEN_AND_ONE, 95, "liner")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.blocks import ConvNormAct, activation, convolution
 from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.networks.precision import full_precision
 from mtl_med.tasks import Task
 
 __all__ = ["STYLES", "ImageDecoder"]
@@ -46,7 +48,8 @@ class ImageDecoder(nn.Module):
             raise UsageError(f"unknown image_style '{image_style}'", fix=nearest(image_style, STYLES))
         dims, width = encoder.spatial_dims, in_channels
         self.laterals, self.downs = nn.ModuleList(), nn.ModuleList()
-        self.features, self.enters = nn.Identity(), 0
+        self.features: nn.Module = nn.Identity()
+        self.enters = 0  # number of halvings before the task's features join; 0 for the pooled style
         if image_style == "bottom_up":
             width = image_width
             self.enters = round(math.log2(encoder.bottleneck_stride / encoder.strides[0]))
@@ -72,4 +75,5 @@ class ImageDecoder(nn.Module):
                 if i + 1 == self.enters:
                     path = path + y
             y = path
-        return self.out(self.dropout(y.flatten(2).mean(2)))  # (B, classes)
+        y = self.dropout(y.flatten(2).mean(2))  # (B, width)
+        return self.out(y) if torch.jit.is_scripting() else full_precision(self.out, y)  # (B, classes)

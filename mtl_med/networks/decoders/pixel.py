@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec, convolution
 from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.networks.precision import full_precision
+from mtl_med.networks.upsampling import resize_linear
 from mtl_med.tasks import Task
 
 __all__ = ["UPSAMPLINGS", "PixelDecoder"]
@@ -29,20 +31,20 @@ class Upsample(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, channels: int, kind: str) -> None:
         super().__init__()
-        self.mode = {"linear": "bilinear" if spatial_dims == 2 else "trilinear", "nearest": "nearest"}.get(kind, "")
-        self.out_channels = in_channels if self.mode else channels
+        self.kind = kind
+        self.out_channels = channels if kind == "deconv" else in_channels
         self.deconv = (
-            nn.Identity()
-            if self.mode
-            else Conv[Conv.CONVTRANS, spatial_dims](in_channels, channels, kernel_size=2, stride=2)
+            Conv[Conv.CONVTRANS, spatial_dims](in_channels, channels, kernel_size=2, stride=2)
+            if kind == "deconv"
+            else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "":
-            return self.deconv(x)
-        if self.mode == "nearest":
-            return F.interpolate(x, scale_factor=2.0, mode=self.mode)
-        return F.interpolate(x, scale_factor=2.0, mode=self.mode, align_corners=False)
+        if self.kind == "linear":
+            return resize_linear(x, 2)
+        if self.kind == "nearest":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.deconv(x)
 
 
 class UpBlock(nn.Module):
@@ -105,8 +107,13 @@ class PixelDecoder(nn.Module):
         if upsample not in UPSAMPLINGS:
             raise UsageError(f"unknown upsample '{upsample}'", fix=nearest(upsample, UPSAMPLINGS))
         dims = encoder.spatial_dims
-        self.skips, self.output_scale, self.stem = skips, float(output_scale), float(encoder.strides[0])
-        self.mode = "bilinear" if dims == 2 else "trilinear"
+        if output_scale <= 0 or (output_scale != 1 and task.kind != "regression"):
+            raise UsageError(
+                f"{output_scale} for a {task.kind}",
+                where=f"output_scales of task '{task.name}'",
+                fix="Give only a regression a scale, and a positive one",
+            )
+        self.skips, self.output_scale, self.stem = skips, float(output_scale), encoder.strides[0]
         self.blocks = nn.ModuleList()
         for j, width in zip(skips, widths, strict=True):
             self.blocks.append(
@@ -120,18 +127,17 @@ class PixelDecoder(nn.Module):
     def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
         for i, block in enumerate(self.blocks):
             x = block(x, stages[self.skips[i]].shared)  # (B, decoder_channels[i], *spatial_j)
-        y = self.out(self.dropout(x))
-        if self.stem > 1:
-            y = F.interpolate(y, scale_factor=self.stem, mode=self.mode, align_corners=False)
+        x = self.dropout(x)
+        y = self.out(x) if torch.jit.is_scripting() else full_precision(self.out, x)  # (B, channels, *spatial_0)
         if self.output_scale != 1.0:
             y = y * self.output_scale
-        return crop(y, size)
+        # Few channels are left: from here on the labels' memory order, channels first, is the faster one.
+        return crop(resize_linear(y.contiguous(), self.stem), size)
 
     def initialise_output(self) -> None:
         """Begin with the prior (or zero) nearly everywhere: small weights, the prior's logit as bias."""
         nn.init.normal_(self.out.weight, std=0.01)
-        with torch.no_grad():
-            self.out.bias.copy_(torch.tensor(self.prior))
+        self.out.bias = nn.Parameter(torch.tensor(self.prior))
 
 
 def crop(y: Tensor, size: list[int]) -> Tensor:

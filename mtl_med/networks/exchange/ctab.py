@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec
 from mtl_med.networks.crossing import check_reduce, of_others
+from mtl_med.networks.precision import wide
 
 __all__ = ["CTAB", "SCALES", "cross_attend"]
 
@@ -39,29 +40,28 @@ def cross_attend(own: Tensor, other: Tensor, scale: str = "mean") -> Tensor:
         return product(wide(own), wide(other), scale).to(own.dtype)
 
 
-def wide(x: Tensor) -> Tensor:
-    """fp16 and bf16 become fp32; fp32 and fp64 stay."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def product(own: Tensor, other: Tensor, scale: str) -> Tensor:
     """E (E'^T E) in the cheaper grouping and in the memory layout of `own`."""
     e, q = own.flatten(2), other.flatten(2)  # (B, C, N)
     channels, tokens = e.shape[1], e.shape[2]
     factor = 1.0 / (tokens * channels**0.5) if scale == "mean" else 1.0
-    if own.is_contiguous():  # channel-major: the transposed form, (E^T E') E^T or E^T (E' E^T)
-        if tokens >= channels:
-            y = torch.bmm(torch.bmm(e, q.transpose(1, 2)) * factor, e)  # (B, C, C) (B, C, N)
-        else:
-            y = torch.bmm(e, torch.bmm(q.transpose(1, 2), e) * factor)  # (B, C, N) (B, N, N)
-    else:  # channels-last memory is token-major: no operand and no result has to be copied
-        et = e.transpose(1, 2)  # (B, N, C)
-        if tokens >= channels:
-            y = torch.bmm(et, torch.bmm(q, et) * factor)  # (B, N, C) (B, C, C)
-        else:
-            y = torch.bmm(torch.bmm(et, q) * factor, et)  # (B, N, N) (B, N, C)
-        y = y.transpose(1, 2)
-    return y.reshape(own.shape)
+    if own.is_contiguous():  # channel-major: the transposed form
+        return channel_major(e, q, factor).reshape(own.shape)
+    return token_major(e.transpose(1, 2), q, factor).transpose(1, 2).reshape(own.shape)
+
+
+def channel_major(e: Tensor, q: Tensor, factor: float) -> Tensor:
+    """E^T and E'^T, `(B, C, N)`, to the result's transpose."""
+    if e.shape[2] >= e.shape[1]:
+        return torch.bmm(torch.bmm(e, q.transpose(1, 2)) * factor, e)  # (B, C, C) (B, C, N)
+    return torch.bmm(e, torch.bmm(q.transpose(1, 2), e) * factor)  # (B, C, N) (B, N, N)
+
+
+def token_major(e: Tensor, q: Tensor, factor: float) -> Tensor:
+    """E `(B, N, C)` and E'^T `(B, C, N)` to the result: channels-last memory needs no copy of operands and result."""
+    if e.shape[1] >= e.shape[2]:
+        return torch.bmm(e, torch.bmm(q, e) * factor)  # (B, N, C) (B, C, C)
+    return torch.bmm(torch.bmm(e, q) * factor, e)  # (B, N, N) (B, N, C)
 
 
 class CTAB(nn.Module):

@@ -43,9 +43,8 @@ def scan(folder: Path) -> list[Source]:
         if path.is_dir()
     ]
     if not found:
-        what = "there is no such folder" if not folder.is_dir() else "is no OpenKBP data: no train-pats/pt_* or the like"
         raise NothingFoundError(
-            what,
+            "is no OpenKBP data: no train-pats/pt_* or the like" if folder.is_dir() else "there is no such folder",
             where=folder,
             fix=f"Give the folder 'provided-data' that holds {', '.join(GROUP_FOLDERS)}, or one of these",
         )
@@ -95,20 +94,20 @@ def read(source: Source, recipe: Recipe) -> RawCase:
         if name not in present:
             raise CaseError(f"{name} is missing", where=source.folder, fix="Copy the patient's folder again")
     grid = raw_grid(read_voxel_dimensions(present["voxel_dimensions.csv"]))
-
-    def sparse(name: str, valued: bool) -> SparseVolume:
-        return read_sparse_csv(present[name], voxels=VOXELS, valued=valued)
-
-    ct, dose, mask = sparse("ct.csv", True), sparse("dose.csv", True), sparse("possible_dose_mask.csv", False)
+    ct = read_sparse_csv(present["ct.csv"], voxels=VOXELS, valued=True)
+    dose = read_sparse_csv(present["dose.csv"], voxels=VOXELS, valued=True)
+    mask = read_sparse_csv(present["possible_dose_mask.csv"], voxels=VOXELS, valued=False)
     masks = {
-        fact.name: sparse(f"{fact.original}.csv", False) for fact in recipe.structures if f"{fact.original}.csv" in present
+        fact.name: read_sparse_csv(present[f"{fact.original}.csv"], voxels=VOXELS, valued=False)
+        for fact in recipe.structures
+        if f"{fact.original}.csv" in present
     }
-    known = {*REQUIRED, *(f"{fact.original}.csv" for fact in recipe.structures)}
     volumes = {
         "ct": _hounsfield(ct),
         "dose": dose.dense(SHAPE, np.float32),
         "mask_dose": mask.dense(SHAPE, np.uint8),
     }
+    known = {*REQUIRED, *(f"{fact.original}.csv" for fact in recipe.structures)}
     return RawCase(
         id=source.id,
         grid=reorient(volumes["mask_dose"], grid)[1],
@@ -116,7 +115,7 @@ def read(source: Source, recipe: Recipe) -> RawCase:
         masks={name: reorient(item.dense(SHAPE, np.uint8), grid)[0] for name, item in masks.items()},
         facts={fact.name: fact for fact in recipe.structures},
         measures={
-            "ct.metal_voxels": int((ct.values > CT_STORED_MAX).sum()),
+            "ct.metal_voxels": int(np.count_nonzero(ct.values > CT_STORED_MAX)),
             "mask.without_ct_voxels": _missing(mask, ct),
         },
         remarks=[f"{name} is not known and was left out" for name in present if name not in known],
@@ -133,4 +132,4 @@ def _missing(mask: SparseVolume, ct: SparseVolume) -> int:
     """Number of voxels of the mask for which no CT value is stored."""
     stored = np.zeros(VOXELS, dtype=bool)
     stored[ct.indices[ct.values > 0]] = True
-    return int((~stored[mask.indices]).sum())
+    return int(np.count_nonzero(~stored[mask.indices]))

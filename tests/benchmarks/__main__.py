@@ -19,7 +19,7 @@ METHODS = ("hps", "ctan", "mtan", "stl")
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--steps", type=int, default=7, help="training steps per method, behind two to warm up")
     parser.add_argument("--patients", type=int, default=6, help="phantom patients")
     parser.add_argument("--methods", nargs="+", default=METHODS, help="methods to time; hps is the yardstick")
@@ -83,7 +83,7 @@ def prep_seconds(raw: Path, study: Path, workers: int) -> float:
 def samples_per_second(study: Path, workers: int, samples: int = 40) -> float:
     """Augmented training patches per second from the cache."""
     script = (
-        "import sys, time; from tests.bench.step import bundle_parser\n"
+        "import sys, time; from tests.benchmarks.step import bundle_parser\n"
         "parser = bundle_parser(sys.argv[1], 'hps'); parser['workers'] = int(sys.argv[2]); parser.parse()\n"
         "loader, wanted, seen = parser.get_parsed_content('train#dataloader'), int(sys.argv[3]), 0\n"
         "for _ in loader: pass\n"  # fills the cache and starts the workers
@@ -97,7 +97,7 @@ def samples_per_second(study: Path, workers: int, samples: int = 40) -> float:
 
 def step(study: Path, method: str, steps: int) -> dict[str, Any]:
     """One method's figures from a process of its own."""
-    return json.loads(run("-m", "tests.bench.step", study, method, str(steps)).splitlines()[-1])
+    return json.loads(run("-m", "tests.benchmarks.step", study, method, str(steps)).splitlines()[-1])
 
 
 def report_steps(results: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""One method's training step, measured in a process of its own: `python -m tests.bench.step STUDY METHOD STEPS`.
+"""One method's training step, measured in a process of its own: `python -m tests.benchmarks.step STUDY METHOD STEPS`.
 
 The step is the bundle's own: its network, loss, optimizer, loader and trainer. Prints one line of JSON.
 """

@@ -1,0 +1,105 @@
+"""Entering a study folder: one run at a time, nothing left of a killed one, and what earlier runs made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mtl_med.errors import OutputError, UsageError
+from mtl_med.files import read_json, within
+from mtl_med.manifest import Case
+from mtl_med.prep.raw import Source
+from mtl_med.prep.splits import SPLITS_OF_GROUP
+
+__all__ = ["STAGING_PREFIX", "kept_cases", "open_study"]
+
+log = logging.getLogger(__name__)
+
+STAGING_PREFIX = ".tmp-"
+LOCK_NAME = ".prep.lock"
+
+
+@contextlib.contextmanager
+def open_study(out: Path, source: Path, dataset: str) -> Iterator[list[Case]]:
+    """Make or enter the study folder `out`, keep other runs out, clear what a killed run left.
+
+    Gives the cases that the study's manifest lists.
+
+    Raises:
+        UsageError: `out` lies in the raw data, holds another data set, or another run writes there.
+        OutputError: `out` cannot be written.
+    """
+    if out.is_relative_to(source):
+        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
+    try:
+        (out / "cases").mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK_NAME).open("ab")
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix="Choose another --out") from error
+    with lock:
+        _lock(lock, out)
+        _clear(out)
+        yield _earlier_cases(out, dataset)
+
+
+def _lock(lock: BinaryIO, out: Path) -> None:
+    """Hold the file until it is closed or the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks here: two runs at once are then the user's to avoid
+        return
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # a file system without locks
+        raise UsageError("another run is writing this study", where=out, fix="Wait for it to end") from error
+
+
+def _clear(out: Path) -> None:
+    left = [*out.glob(f"{STAGING_PREFIX}*"), *(out / "cases").glob(f"{STAGING_PREFIX}*")]
+    left += (out / "cases").glob(f"*/{STAGING_PREFIX}*")
+    try:
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+    except OSError as error:
+        raise OutputError(f"cannot clear: {error.strerror or error}", where=out, fix="Choose another --out") from error
+
+
+def _earlier_cases(out: Path, dataset: str) -> list[Case]:
+    if not (out / "manifest.json").is_file():
+        return []
+    fields = read_json(out / "manifest.json")
+    if not isinstance(fields, dict) or fields.get("dataset") != dataset:
+        found = fields.get("dataset") if isinstance(fields, dict) else None
+        raise UsageError(f"holds a study of {found!r}, not of '{dataset}'", where=out, fix="Choose another --out")
+    cases = []
+    for item in fields.get("cases", []):
+        try:
+            cases.append(Case.read(within(out, item["folder"])))
+        except UsageError as error:
+            log.warning("a case of the earlier study is not used: %s", error)
+    return cases
+
+
+def kept_cases(earlier: Iterable[Case], sources: Iterable[Source]) -> list[Case]:
+    """Earlier cases of groups that the source does not hold; those of its own groups that are gone are counted."""
+    sources = list(sources)
+    ids = {source.id for source in sources}
+    own_splits = {split for source in sources for split in SPLITS_OF_GROUP[source.group]}
+    others = [case for case in earlier if case.id not in ids]
+    gone = [case.id for case in others if case.split in own_splits]
+    if gone:
+        log.warning(
+            "left out of the manifest, as they are not in the source or beyond --limit: %d cases (%s, ...); "
+            "their folders stay",
+            len(gone),
+            gone[0],
+        )
+    return [case for case in others if case.split not in own_splits]

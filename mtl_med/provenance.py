@@ -1,0 +1,41 @@
+"""The record that every stage leaves beside its output: what ran, with which versions, on which data."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mtl_med import __version__
+from mtl_med.files import write_json
+
+__all__ = ["RUN_SCHEMA", "versions", "write_record"]
+
+RUN_SCHEMA = "mtl_med/run/1"
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of mtl_med, Python and the given packages; "absent" where one is not installed."""
+    found = {"mtl_med": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def write_record(path: str | Path, stage: str, fields: dict[str, Any], packages: Iterable[str] = ("numpy",)) -> None:
+    """Write a `run.json` atomically.
+
+    Args:
+        path: the file.
+        stage: "prep", "baseline", "train", "predict" or "evaluate".
+        fields: what this stage has to tell: settings, seeds, hashes, cases.
+        packages: names of the packages whose versions matter to the result.
+    """
+    record = {"schema": RUN_SCHEMA, "stage": stage, "command": sys.argv, "versions": versions(packages)}
+    write_json(path, record | fields)

@@ -1,0 +1,126 @@
+"""Scores of one case: its prediction read, put into the study's axis order, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtl_med.errors import CaseError
+from mtl_med.geometry import Grid, reorient, require_same_grid, same_grid
+from mtl_med.io import results
+from mtl_med.io.nifti import read_nifti
+from mtl_med.manifest import Case
+from mtl_med.metrics.dose import dose_rows
+from mtl_med.metrics.rows import LABEL_MAP, Row
+from mtl_med.metrics.segmentation import segmentation_rows
+
+__all__ = ["Wanted", "score_case"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What every case is scored on: whatever some prediction of the folder holds.
+
+    Args:
+        dose: score the dose of the cases that have one.
+        structures: name -> kind of the structures to score.
+    """
+
+    dose: bool
+    structures: Mapping[str, str]
+
+
+def score_case(wanted: Wanted, pair: tuple[Case, Path]) -> list[Row]:
+    """All scores of one case.
+
+    Args:
+        wanted: what to score.
+        pair: the case of the study, and the folder of its prediction.
+
+    Raises:
+        CaseError: a file is missing, damaged, or holds values that are not finite.
+        GeometryError: a prediction's voxels lie elsewhere than the study's.
+    """
+    case, folder = pair
+    if case.grid is None:
+        raise CaseError("has no grid in mm, so that its maps cannot be scored", where=case.id)
+    dose_wanted = wanted.dose and case.has("dose")
+    truth = _truth(case, wanted, with_dvh=dose_wanted)
+    rows = _dose_rows(case, folder, truth) if dose_wanted else []
+    return rows + (_structure_rows(case, folder, wanted, truth) if wanted.structures else [])
+
+
+def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the contoured structures that are scored themselves or need a DVH."""
+    names = [
+        name
+        for name, item in case.structures.items()
+        if item.status != "not_contoured" and (name in wanted.structures or (with_dvh and item.kind != "external"))
+    ]
+    return {name: _read(case, f"structures/{name}") > 0 for name in names}
+
+
+def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:
+    if not case.has("mask_dose"):
+        raise CaseError("has a dose but no mask_dose", where=case.id, fix="Prepare the study again")
+    found = results.read_dose(folder)
+    if found is None:
+        raise CaseError("has no dose, while other predictions have one", where=folder, fix="Predict this case again")
+    grid = _grid(case)
+    structures = {
+        name: (case.structures[name].kind, truth[name])
+        for kind in ("oar", "target")
+        for name in case.names(kind)
+        if name in truth
+    }
+    return dose_rows(
+        case.id,
+        _read(case, "dose"),
+        _on_grid(*found, grid, folder / results.DOSE_FILE),
+        _read(case, "mask_dose") > 0,
+        structures,
+        voxel_mm3=grid.voxel_volume_mm3,
+    )
+
+
+def _structure_rows(case: Case, folder: Path, wanted: Wanted, truth: Mapping[str, NDArray]) -> list[Row]:
+    found = results.read_structures(folder)
+    if found.grid is None:
+        raise CaseError(
+            "has no structures, while other predictions have some", where=folder, fix="Predict this case again"
+        )
+    grid = _grid(case)
+    source = LABEL_MAP if found.from_label_map else ""
+    rows: list[Row] = []
+    for name, kind in wanted.structures.items():
+        if name in found.masks:
+            prediction = _on_grid(found.masks[name], found.grid, grid, folder)
+        else:
+            prediction = np.zeros(grid.shape, dtype=bool)
+        rows += segmentation_rows(case.id, kind, name, truth.get(name), prediction, grid.spacing_mm, source)
+    return rows
+
+
+def _grid(case: Case) -> Grid:
+    if case.grid is None:
+        raise CaseError("has no grid in mm", where=case.id)
+    return case.grid
+
+
+def _read(case: Case, key: str) -> NDArray:
+    """A volume of the study, which has to lie where the case says."""
+    array, grid = read_nifti(case.path(key))
+    require_same_grid(grid, _grid(case), where=str(case.path(key)))
+    return array
+
+
+def _on_grid(array: NDArray, found: Grid, expected: Grid, where: Path) -> NDArray:
+    """The array in the study's axis order; refused where its voxels lie elsewhere."""
+    if not same_grid(found, expected):
+        array, found = reorient(array, found, expected.axis_codes)
+        require_same_grid(found, expected, where=str(where))
+    return array

@@ -1,0 +1,170 @@
+"""Which cases can be used, with which inputs and labels, and what is said about those that cannot."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mtl_med.errors import NothingFoundError, UsageError
+from mtl_med.loading import (
+    check_inputs,
+    input_channels,
+    input_items,
+    spacing_for,
+    study_facts,
+    study_items,
+)
+from mtl_med.manifest import Manifest
+from mtl_med.tasks import Task, as_tasks
+
+ORGANS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
+TASKS = as_tasks({"oar": {"kind": "segmentation", "class_names": ORGANS}, "dose": {"kind": "regression", "unit": "Gy"}})
+
+
+def edit_case(study: Path, case_id: str, **changes: object) -> None:
+    path = study / "cases" / case_id / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def own_study(tiny_study: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_study, tmp_path / "study"))
+
+
+@pytest.mark.parametrize(("inputs", "channels"), [("ct", 1), ("ct+ptv", 2)])
+def test_channels_of_the_image(inputs: str, channels: int) -> None:
+    assert input_channels(inputs) == channels
+
+
+@pytest.mark.parametrize(("inputs", "hint"), [("ct+pvt", r"Did you mean ct\+ptv"), ("mri", r"Known: ct, ct\+ptv")])
+def test_unknown_inputs_are_refused_with_the_known_ones(inputs: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        check_inputs(inputs)
+
+
+@pytest.mark.parametrize("target", ["PTV70", "ctv_1", "GTVp"])
+def test_targets_cannot_be_input_and_output(target: str) -> None:
+    tasks = [Task("oar", "segmentation", 2, ("Brainstem", target))]
+    assert check_inputs("ct", tasks) == "ct"
+    with pytest.raises(UsageError, match=rf"the targets \({target}\) cannot be input and output at once"):
+        check_inputs("ct+ptv", tasks)
+
+
+def test_items_of_a_split_name_files_and_labels(tiny_study: Path) -> None:
+    items = {item["id"]: item for item in study_items(tiny_study, "fit", TASKS, "ct+ptv")}
+    assert list(items) == ["p0", "p1", "p2", "p3"]
+    folder = tiny_study / "cases" / "p0"
+    assert items["p0"] == {
+        "id": "p0",
+        "image": str(folder / "ct.nii.gz"),
+        "mask_dose": str(folder / "mask_dose.nii.gz"),
+        "ptv": [(str(folder / "structures" / "PTV70.nii.gz"), 70.0)],
+        "oar": [str(folder / "structures" / f"{name}.nii.gz") for name in ORGANS],
+        "labelled_oar": [True] * 7,
+        "dose": [str(folder / "dose.nii.gz")],
+        "labelled_dose": [True],
+    }
+    assert items["p1"]["labelled_oar"] == [True, True, True, False, True, True, True]
+    assert items["p1"]["oar"][3] == ""
+    assert items["p2"]["labelled_dose"] == [False]
+    assert "ptv" not in study_items(tiny_study, "fit", TASKS, "ct")[0]
+
+
+def test_limit_and_several_splits(tiny_study: Path) -> None:
+    assert [item["id"] for item in study_items(tiny_study, "fit", TASKS, "ct", limit=2)] == ["p0", "p1"]
+    assert [item["id"] for item in study_items(tiny_study, ["tune", "validation"], TASKS, "ct")] == ["p4", "p5"]
+
+
+def test_a_case_without_targets_is_left_out_by_name(own_study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit_case(own_study, "p1", prescriptions_gy={})
+    with caplog.at_level(logging.WARNING):
+        items = study_items(own_study, "fit", TASKS, "ct+ptv")
+    assert [item["id"] for item in items] == ["p0", "p2", "p3"]
+    assert "left out: p1: has no target with a prescription" in caplog.text
+    assert [item["id"] for item in study_items(own_study, "fit", TASKS, "ct")] == ["p0", "p1", "p2", "p3"]
+
+
+def test_a_required_label_is_required(tiny_study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [Task("dose", "regression", unit="Gy", required=True)]
+    assert [item["id"] for item in study_items(tiny_study, "fit", tasks, "ct")] == ["p0", "p1", "p3"]
+    assert "left out: p2: has no label for the required task 'dose'" in caplog.text
+
+
+def test_nothing_usable_is_an_error(own_study: Path) -> None:
+    for number in range(4):
+        edit_case(own_study, f"p{number}", prescriptions_gy={})
+    with pytest.raises(NothingFoundError, match="no case can be used"):
+        study_items(own_study, "fit", TASKS, "ct+ptv")
+
+
+def test_image_level_labels_are_class_indices(own_study: Path) -> None:
+    edit_case(own_study, "p0", labels={"stage": 2})
+    items = study_items(own_study, "fit", [Task("stage", "classification", 3)], "ct")
+    assert [(item["stage"], item["labelled_stage"]) for item in items[:2]] == [(["2"], [True]), ([""], [False])]
+
+
+class TestInputItems:
+    def test_of_a_study(self, tiny_study: Path) -> None:
+        items = input_items(tiny_study, "ct", splits=["validation"])
+        folder = tiny_study / "cases" / "p5"
+        assert items == [
+            {
+                "id": "p5",
+                "image": str(folder / "ct.nii.gz"),
+                "source": str(folder / "ct.nii.gz"),
+                "possible_dose_mask": str(folder / "mask_dose.nii.gz"),
+            }
+        ]
+        assert len(input_items(tiny_study, "ct+ptv")) == 6
+
+    def test_of_a_folder_of_images(self, tmp_path: Path) -> None:
+        for name in ("b.nii", "a.nii.gz", "notes.txt", "c.nii.json", "._a.nii.gz"):
+            (tmp_path / name).touch()
+        items = input_items(tmp_path, "ct")
+        assert [(item["id"], Path(item["image"]).name) for item in items] == [("a", "a.nii.gz"), ("b", "b.nii")]
+        assert all(item["source"] == item["image"] and item["possible_dose_mask"] == "" for item in items)
+        assert len(input_items(tmp_path, "ct", limit=1)) == 1
+
+    def test_two_images_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        for name in ("a.nii", "a.nii.gz"):
+            (tmp_path / name).touch()
+        with pytest.raises(UsageError, match=r"a\.nii and a\.nii\.gz"):
+            input_items(tmp_path, "ct")
+
+    def test_a_folder_of_images_has_no_targets(self, tmp_path: Path) -> None:
+        (tmp_path / "a.nii.gz").touch()
+        with pytest.raises(UsageError, match=r"has no targets, which inputs 'ct\+ptv' needs"):
+            input_items(tmp_path, "ct+ptv")
+
+    @pytest.mark.parametrize("name", ["", "missing"], ids=["empty", "missing"])
+    def test_no_data(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(NothingFoundError, match="is no folder" if name else "neither a study folder"):
+            input_items(tmp_path / name, "ct")
+
+
+def test_facts_of_a_study(tiny_study: Path) -> None:
+    facts = study_facts(tiny_study)
+    assert facts == {
+        "dataset": "tiny",
+        "fingerprint": Manifest.read(tiny_study).fingerprint,
+        "median_spacing_mm": [3.0, 3.0, 2.5],
+    }
+
+
+def test_median_spacing_is_that_of_the_fit_cases(own_study: Path) -> None:
+    for number, spacing in enumerate([(1.0, 1, 1), (2.0, 2, 2), (5.0, 5, 5), (2.5, 2, 4)]):
+        edit_case(own_study, f"p{number}", spacing_mm=spacing)
+    edit_case(own_study, "p5", spacing_mm=(9.0, 9, 9))
+    assert study_facts(own_study)["median_spacing_mm"] == [2.25, 2.0, 3.0]
+
+
+def test_only_the_same_data_set_keeps_its_grid(tiny_study: Path, tmp_path: Path) -> None:
+    facts = study_facts(tiny_study)
+    assert spacing_for(tiny_study, facts) is None
+    assert spacing_for(tmp_path, facts) == [3.0, 3.0, 2.5]
+    assert spacing_for(tiny_study, facts | {"dataset": "other"}) == [3.0, 3.0, 2.5]
+    assert spacing_for(tmp_path, {}) is None

@@ -1,0 +1,164 @@
+"""Our faster forms of torch's layers give torch's values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtl_med.networks import memory
+from mtl_med.networks.blocks import ConvNormAct, activation, initialise, norm_layer
+from mtl_med.networks.instance_norm import InstanceNorm
+from mtl_med.networks.precision import full_precision
+from mtl_med.networks.upsampling import LinearDouble, resize_linear
+
+both_dims = pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
+both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
+
+
+def sample(dims: int, channels_last: bool = False, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+    x = torch.randn(batch, 3, *(5, 4, 7)[:dims], dtype=dtype)
+    return (x.contiguous(memory_format=layout) if channels_last else x).requires_grad_()
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
+    """Values, and gradients of input and parameters."""
+    y, expected = ours(x), theirs(x)
+    weight = torch.randn_like(expected)
+    gradients = torch.autograd.grad((y * weight).sum(), [x, *ours.parameters()])
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), [x, *theirs.parameters()])
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+@both_dims
+@both_layouts
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_instance_norm_is_torchs(dims: int, channels_last: bool, batch: int, affine: bool) -> None:
+    theirs = (nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d)(3, affine=affine).double()
+    ours = InstanceNorm(3, affine=affine).double()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    theirs.load_state_dict(ours.state_dict())  # the same keys
+    assert_same(ours, theirs, sample(dims, channels_last, batch))
+    theirs.eval(), ours.eval()
+    assert_same(ours, theirs, sample(dims, channels_last, batch))
+
+
+def test_instance_norm_keeps_channels_last() -> None:
+    x = sample(3, channels_last=True, batch=2)
+    assert InstanceNorm(3).double()(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@both_dims
+@both_layouts
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_linear_resizing_is_torchs(dims: int, channels_last: bool, factor: int) -> None:
+    x, mode = sample(dims, channels_last), "bilinear" if dims == 2 else "trilinear"
+    expected = F.interpolate(x, scale_factor=factor, mode=mode, align_corners=False)
+    y, weight = resize_linear(x, factor), torch.randn_like(expected)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad(y, x, weight), torch.autograd.grad(expected, x, weight))
+    if channels_last and factor == 2:
+        assert not y.is_contiguous()
+        assert y.stride(1) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 3), (1, 1, 2, 1, 1)], ids=str)
+def test_linear_doubling_of_thin_images(shape: tuple) -> None:
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    mode = "bilinear" if len(shape) == 4 else "trilinear"
+    expected = F.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
+    torch.testing.assert_close(LinearDouble.apply(x), expected)
+    weight = torch.randn_like(expected)
+    ours = torch.autograd.grad(LinearDouble.apply(x), x, weight)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, x, weight))
+
+
+def test_linear_doubling_of_a_slice_of_channels_last_memory() -> None:
+    """What comes out of a concatenation's backward: neither layout is contiguous."""
+    x = torch.randn(1, 6, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)[:, 2:5]
+    torch.testing.assert_close(LinearDouble.apply(x), F.interpolate(x, scale_factor=2, mode="trilinear"))
+    assert LinearDouble.apply(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@both_dims
+@both_layouts
+def test_full_precision_convolution_is_torchs(dims: int, channels_last: bool) -> None:
+    layer, x = (nn.Conv2d if dims == 2 else nn.Conv3d)(3, 2, 1).double(), sample(dims, channels_last)
+
+    class Ours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return full_precision(self.layer, x)
+
+    assert_same(Ours(), layer, x)
+    assert Ours()(x).is_contiguous()
+
+
+@pytest.mark.parametrize("layer", [nn.Conv3d(4, 1, 1), nn.Linear(4, 1)], ids=["1x1 convolution", "linear"])
+def test_full_precision_resolves_a_hundredth_of_a_gray(layer: nn.Module) -> None:
+    x = torch.ones(1, 4, 1, 1, 1) if isinstance(layer, nn.Conv3d) else torch.ones(1, 4)
+    nn.init.constant_(layer.weight, 17.5025)
+    nn.init.zeros_(layer.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert abs(layer(x).item() - 70.01) > 0.009  # what autocast alone would give
+        assert full_precision(layer, x).item() == pytest.approx(70.01, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "dims", "kind"),
+    [
+        (None, 2, nn.BatchNorm2d),
+        (None, 3, InstanceNorm),
+        ("instance", 2, InstanceNorm),
+        (["group", {"num_groups": 2}], 3, nn.GroupNorm),
+        (("instance", {"track_running_stats": True}), 3, nn.InstanceNorm3d),
+    ],
+    ids=str,
+)
+def test_norm_specs(spec: object, dims: int, kind: type) -> None:
+    assert type(norm_layer(spec, dims, 4)) is kind
+
+
+def test_default_instance_norm_is_affine() -> None:
+    assert norm_layer(None, 3, 4).weight is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "in_place"),
+    [("relu", nn.ReLU, True), (("leakyrelu", {"negative_slope": 0.1}), nn.LeakyReLU, True), ("prelu", nn.PReLU, None)],
+    ids=str,
+)
+def test_activation_specs(spec: object, kind: type, in_place: bool | None) -> None:
+    layer = activation(spec)
+    assert type(layer) is kind
+    assert getattr(layer, "inplace", None) is in_place
+
+
+@both_dims
+def test_initialisation_keeps_the_variance(dims: int) -> None:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*(ConvNormAct(dims, 32, 32, norm="batch").conv for _ in range(4)))
+    blocks.apply(initialise)
+    x = torch.randn(4, 32, *(16,) * dims)
+    for layer in blocks:
+        x = layer(x).clamp(min=0)
+    assert 0.1 < x.square().mean() < 2.0  # kaiming: no vanishing, no exploding
+
+
+def test_keeping_freed_memory_is_taken_by_glibc() -> None:
+    file = Path(memory.__file__)  # run alone, in a process of its own: the setting would outlive this test
+    words = f"import runpy; print(runpy.run_path({str(file)!r})['keep_freed_memory']())"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(sys.platform == "linux"), done.stderr

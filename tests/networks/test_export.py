@@ -1,0 +1,73 @@
+"""TorchScript and ONNX give what the network gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtl_med.networks import METHODS
+
+Make = Callable[..., nn.Module]
+both_dims = pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
+
+
+@pytest.mark.parametrize(("method", "dims"), [*((method, 2) for method in METHODS), ("ctan", 3), ("stl", 3)])
+def test_torchscript_equals_eager(
+    method: str, dims: int, small_network: Make, small_image: Make, mixed_tasks: dict, tmp_path: Path
+) -> None:
+    network, image = small_network(method, mixed_tasks, dims, stem_stride=2).eval(), small_image(dims)
+    torch.jit.script(network).save(str(tmp_path / "net.ts"))
+    loaded = torch.jit.load(str(tmp_path / "net.ts"))
+    for size in (image, image[..., :16, :]):  # another size than the first one
+        torch.testing.assert_close(loaded(size), network(size), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"share_refine": False}, {"upsample": "deconv"}, {"upsample": "nearest"},
+                                     {"residual": True}, {"image_style": "pooled"}, {"dropout": 0.5},
+                                     {"norm": "batch"}, {"encoder": "resnet18"}], ids=str)  # fmt: skip
+def test_torchscript_takes_every_option(
+    options: dict, small_network: Make, small_image: Make, mixed_tasks: dict
+) -> None:
+    network, image = small_network("ctan", mixed_tasks, 2, **options).eval(), small_image(2).repeat(1, 1, 2, 2)
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+def test_torchscript_under_autocast_keeps_ctab_in_range(small_network: Make, pixel_tasks: dict) -> None:
+    network, image = small_network("ctan", pixel_tasks).eval(), torch.randn(1, 2, 16, 16, 16)
+    scripted = torch.jit.script(network)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = scripted(image)
+    for name, output in network(image).items():
+        assert torch.corrcoef(torch.stack([output.flatten(), outputs[name].flatten().float()]))[0, 1] > 0.98
+
+
+def onnx_outputs(network: nn.Module, image: Tensor, path: Path, dynamo: bool) -> list[np.ndarray]:
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about themselves
+        torch.onnx.export(network, (image,), str(path), input_names=["image"], dynamo=dynamo, verbose=False)
+    return onnxruntime.InferenceSession(str(path)).run(None, {"image": image.numpy()})
+
+
+@pytest.mark.parametrize("method", ["stl", "hps", "ctan"])
+@both_dims
+def test_onnx_equals_eager(
+    method: str, dims: int, small_network: Make, small_image: Make, pixel_tasks: dict, tmp_path: Path
+) -> None:
+    network, image = small_network(method, pixel_tasks, dims, stem_stride=2, stacked=True).eval(), small_image(dims, 1)
+    (pred,) = onnx_outputs(network, image, tmp_path / "net.onnx", dynamo=True)
+    np.testing.assert_allclose(pred, network(image).detach().numpy(), rtol=1e-3, atol=2e-5)
+
+
+def test_the_older_exporter_too(small_network: Make, small_image: Make, mixed_tasks: dict, tmp_path: Path) -> None:
+    network, image = small_network("ctan", mixed_tasks, stem_stride=2).eval(), small_image(3, 1)
+    outputs = onnx_outputs(network, image, tmp_path / "net.onnx", dynamo=False)
+    for output, expected in zip(outputs, network(image).values(), strict=True):
+        np.testing.assert_allclose(output, expected.detach().numpy(), rtol=1e-3, atol=2e-5)

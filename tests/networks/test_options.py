@@ -1,0 +1,92 @@
+"""Names and values that cannot be meant are refused with the nearest ones; every option does something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_med.errors import UsageError
+from mtl_med.networks import METHODS, create_network
+
+Make = Callable[..., nn.Module]
+TASKS = {"oar": {"kind": "segmentation", "channels": 2}, "dose": {"kind": "regression"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"method": "ctam"}, "unknown method 'ctam'. Did you mean ctan"),
+        ({"encoder": "resnet5"}, "unknown encoder 'resnet5'. Did you mean resnet50"),
+        ({"spatial_dims": 4}, "spatial_dims is 4. Use 2 or 3"),
+        ({"chanels": (8, 8)}, "unknown option 'chanels' of a network with encoder 'plain'. Did you mean channels"),
+        ({"split": "last"}, "unknown option 'split' of a network with encoder 'plain'"),
+        ({"encoder": "resnet18", "channels": (8,)}, "unknown option 'channels' of a network with encoder 'resnet18'"),
+        ({"encoder": "resnet18", "split": "lst"}, "unknown split 'lst' of a ResNet stage. Did you mean last"),
+        ({"encoder": "resnet18", "stem_stride": 4}, "stem_stride is 4"),
+        ({"stem_stride": 3}, "stem_stride is 3. Use 1"),
+        ({"channels": ()}, "no stage. Give channels"),
+        ({"cross_fuse": "add"}, "unknown cross_fuse 'add'. Known: concat, multiply"),
+        ({"reduce": "mena"}, "unknown reduce 'mena' over the other tasks. Did you mean mean"),
+        ({"scale": "average"}, "unknown scale 'average' of CTAB"),
+        ({"norm": "bach"}, "unknown norm 'bach'"),
+        ({"act": "rely"}, "unknown act 'rely'"),
+        ({"tasks": {}}, "no task is given"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value),
+)
+def test_refused_with_the_nearest(words: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_network(**{"method": "ctan", "tasks": TASKS, **words})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_configuration_serves_all_methods(method: str) -> None:
+    everything = {
+        **{"channels": (4, 6), "bottleneck": 8, "stem_stride": 2, "norm": "batch", "act": "relu"},
+        **{"cross_fuse": "multiply", "embed_ratio": 2, "share_refine": True, "reduce": "mean"},
+        **{"bottleneck_channels": 4, "scale": "mean", "residual": False},
+        **{"decoder_channels": (6, 4), "upsample": "deconv", "image_style": "pooled", "image_width": 8, "dropout": 0.1},
+        **{"priors": {"oar": [0.1, 0.1]}, "output_scales": {"dose": 70.0}},
+    }
+    assert create_network(method, TASKS, 2, 1, **everything)(torch.randn(2, 1, 32, 32)).keys() == TASKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "shape"),
+    [
+        ({}, "streams.stages.0.mask.oar.embed.conv.weight", (1, 6, 1, 1)),  # C/4
+        ({"embed_ratio": 2}, "streams.stages.0.mask.oar.embed.conv.weight", (3, 6, 1, 1)),
+        ({}, "exchange.embed.dose.conv.weight", (3, 12, 1, 1)),  # C/4
+        ({"bottleneck_channels": 5}, "exchange.embed.dose.conv.weight", (5, 12, 1, 1)),
+        ({}, "streams.stages.0.refine.1.conv.weight", (8, 6, 3, 3)),
+        ({"cross_fuse": "concat"}, "streams.stages.0.refine.1.conv.weight", (8, 12, 3, 3)),
+        ({}, "decoders.dose.blocks.2.conv2.conv.weight", (6, 6, 3, 3)),
+        ({"decoder_channels": (9, 7, 5)}, "decoders.dose.blocks.2.conv2.conv.weight", (5, 5, 3, 3)),
+    ],
+    ids=str,
+)
+def test_options_set_widths(option: dict, name: str, shape: tuple, small_network: Make) -> None:
+    assert small_network("ctan", TASKS, 2, **option).state_dict()[name].shape == shape
+
+
+def test_the_concat_row_is_the_option() -> None:
+    named, by_option = (
+        create_network(method, TASKS, 2, **options).state_dict()
+        for method, options in (("ctan_concat", {}), ("ctan", {"cross_fuse": "concat"}))
+    )
+    assert {key: value.shape for key, value in named.items()} == {key: value.shape for key, value in by_option.items()}
+
+
+def test_no_convolution_bias_before_a_norm(small_network: Make) -> None:
+    names = small_network("ctan", TASKS, 2).state_dict()
+    assert [name for name in names if name.endswith("conv.bias")] == []
+    assert [name for name in names if name.endswith("out.bias")] == ["decoders.oar.out.bias", "decoders.dose.out.bias"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_row_says_what_it_is(name: str) -> None:
+    assert METHODS[name].summary
+    assert METHODS[name].paper

@@ -1,0 +1,242 @@
+"""Study folders: equal bytes from run to run, finished cases skipped, and no half case whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mtl_med.errors import UsageError
+from mtl_med.files import sha256_file
+from mtl_med.manifest import Case, Manifest
+from mtl_med.prep.engine import Report, prepare
+from mtl_med.prep.recipe import Recipe
+
+Tree = Callable[[Path], dict[str, bytes]]
+
+
+def replace_first_dose(patient: Path) -> None:
+    """Change one dose value of a raw patient."""
+    path = patient / "dose.csv"
+    header, row, rest = path.read_text().split("\n", 2)
+    path.write_text(f"{header}\n{row.split(',')[0]},70.125\n{rest}")
+
+
+def test_runs_and_workers_give_equal_bytes(cohort, recipe: Recipe, tmp_path: Path, tree: Tree) -> None:
+    source = cohort(train=2, validation=1)
+    for name, workers in [("one", 1), ("again", 1), ("two", 2)]:
+        prepare(recipe, source, tmp_path / name, workers=workers)
+    one = tree(tmp_path / "one")
+    assert len(one) == 3 * (3 + 3 + 2) + 3  # volumes, structures, case and quality; manifest, table, lock
+    assert tree(tmp_path / "again") == one
+    assert tree(tmp_path / "two") == one
+
+
+def test_manifest_splits_and_run_record(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    report = prepare(recipe, cohort(train=4, validation=1, test=1), tmp_path / "study", command=["prep", "openkbp"])
+    manifest = Manifest.read(tmp_path / "study")
+    assert [case.id for case in manifest] == sorted(f"pt_{n}" for n in (1, 2, 3, 4, 201, 241))
+    assert [len(manifest.split(name)) for name in ("fit", "tune", "validation", "test")] == [3, 1, 1, 1]
+    assert manifest.fingerprint == report.manifest.fingerprint
+    for case in manifest:
+        assert all(sha256_file(case.path(key)) == item["sha256"] for key, item in case.files.items())
+    run = json.loads((tmp_path / "study" / "run.json").read_text())
+    assert run["command"] == ["prep", "openkbp"]
+    assert run["hashes"] == {"recipe": recipe.digest, "fingerprint": manifest.fingerprint}
+    assert len(run["converted"]) == 6 and run["failed"] == {} and run["seconds"] > 0
+
+
+def outcome(report: Report) -> tuple[list[str], list[str], list[str]]:
+    return report.converted, report.skipped, list(report.failed)
+
+
+def test_a_second_run_skips_what_is_finished(cohort, recipe: Recipe, tmp_path: Path, tree: Tree) -> None:
+    source, study = cohort(train=2), tmp_path / "study"
+    assert outcome(prepare(recipe, source, study)) == (["pt_1", "pt_2"], [], [])
+    before = tree(study)
+    assert outcome(prepare(recipe, source, study)) == ([], ["pt_1", "pt_2"], [])
+    assert outcome(prepare(recipe, source, study, overwrite=True)) == (["pt_1", "pt_2"], [], [])
+    assert tree(study) == before
+
+
+def test_changes_are_noticed(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    source, study = cohort(train=4), tmp_path / "study"
+    prepare(recipe, source, study)
+    replace_first_dose(source / "train-pats" / "pt_1")
+    (source / "train-pats" / "pt_2" / "Larynx.csv").unlink()
+    damaged = study / "cases" / "pt_3" / "ct.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert outcome(prepare(recipe, source, study)) == (["pt_1", "pt_2", "pt_3"], ["pt_4"], [])
+    assert not (study / "cases" / "pt_2" / "structures" / "Larynx.nii.gz").exists()
+    assert Case.read(study / "cases" / "pt_2").structures["Larynx"].status == "not_contoured"
+
+
+def test_a_changed_recipe_converts_again(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    prepare(recipe, cohort(1), tmp_path / "study")
+    again = prepare(replace(recipe, digest="other"), tmp_path / "provided-data", tmp_path / "study")
+    assert again.converted == ["pt_1"]
+
+
+def test_a_case_that_is_gone_or_broken_leaves_the_manifest_but_not_the_disk(
+    cohort, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, study = cohort(train=3), tmp_path / "study"
+    prepare(recipe, source, study)
+    shutil.rmtree(source / "train-pats" / "pt_1")
+    (source / "train-pats" / "pt_2" / "ct.csv").unlink()
+    report = prepare(recipe, source, study)
+    assert outcome(report) == ([], ["pt_3"], ["pt_2"])
+    assert [case.id for case in Manifest.read(study)] == ["pt_3"]
+    assert (study / "cases" / "pt_1").is_dir() and (study / "cases" / "pt_2").is_dir()
+    assert "1 cases (pt_1" in caplog.text
+
+
+def test_groups_can_come_one_after_the_other(cohort, recipe: Recipe, tmp_path: Path, tree: Tree) -> None:
+    source = cohort(train=2, validation=1)
+    prepare(recipe, source / "train-pats", tmp_path / "parts")
+    prepare(recipe, source / "validation-pats", tmp_path / "parts")
+    prepare(recipe, source, tmp_path / "whole")
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+def test_a_case_whose_split_changes_is_not_converted_again(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    """The one tune case of a small cohort gives way when a case with a lower hash arrives."""
+    source, study = cohort(train=4), tmp_path / "study"
+    prepare(recipe, source, study)
+    (tune,) = Manifest.read(study).split("tune")
+    shutil.copytree(source / "train-pats" / "pt_1", source / "train-pats" / "pt_7")  # its hash lies below the limit
+    report = prepare(recipe, source, study)
+    assert report.converted == ["pt_7"]
+    assert [case.id for case in Manifest.read(study).split("tune")] == ["pt_7"] != [tune.id]
+
+
+def test_another_data_set_in_the_folder_is_refused(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "manifest.json").write_text('{"dataset": "other"}')
+    with pytest.raises(UsageError, match="holds a study of 'other'"):
+        prepare(recipe, cohort(1), tmp_path / "study")
+
+
+def test_a_study_inside_the_raw_data_is_refused(cohort, recipe: Recipe) -> None:
+    source = cohort(1)
+    with pytest.raises(UsageError, match="inside the raw data"):
+        prepare(recipe, source, source / "study")
+
+
+# Runs that end early, as processes of their own.
+
+
+@pytest.fixture
+def start(cohort, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
+    """Start `python -m mtl_med.prep` with two workers on five patients, in a session of its own."""
+    source = cohort(train=4, validation=1)
+    running = []
+
+    def begin() -> subprocess.Popen:
+        words = ["openkbp", "--source", str(source), "--out", str(tmp_path / "study"), "--workers", "2"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mtl_med.prep", *words],
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def alive_in_session(session: int) -> list[int]:
+    """Processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def cases_are_whole(study: Path) -> bool:
+    for folder in (study / "cases").glob("pt_*"):
+        case = Case.read(folder)
+        if any(sha256_file(case.path(key)) != item["sha256"] for key, item in case.files.items()):
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(write_cohort, recipe: Recipe, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run on the same patients gives that nobody stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    prepare(recipe, write_cohort(folder / "provided-data", train=4, validation=1), folder / "study")
+    return tree(folder / "study")
+
+
+@pytest.mark.parametrize("moment", ["in the first write", "after a case", "at a random time"])
+def test_a_killed_run_leaves_no_half_case(
+    start, recipe: Recipe, tmp_path: Path, tree: Tree, undisturbed, moment: str
+) -> None:
+    study = tmp_path / "study"
+    process = start()
+    if moment == "in the first write":
+        wait_for(lambda: any((study / "cases").glob(".tmp-*/case/ct.nii.gz")))
+    else:
+        wait_for(lambda: any((study / "cases").glob("pt_*")))
+        time.sleep(random.Random(moment).uniform(0, 0.5) if moment == "at a random time" else 0)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not alive_in_session(process.pid), 20)
+    assert cases_are_whole(study)
+    finished = {path.name for path in (study / "cases").glob("pt_*")}
+    report = prepare(recipe, tmp_path / "provided-data", study)
+    assert set(report.skipped) == finished and len(report.converted) == 5 - len(finished)
+    assert tree(study) == undisturbed
+    assert not list(study.rglob(".tmp-*"))
+
+
+def test_an_interrupted_run_ends_at_once_and_clean(start, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    process = start()
+    wait_for(lambda: any((study / "cases").glob("pt_*")))
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "interrupted" in output and "Traceback" not in output
+    assert cases_are_whole(study) and not list(study.rglob(".tmp-*"))
+    assert not (study / "manifest.json").exists()
+    wait_for(lambda: not alive_in_session(process.pid), 20)
+
+
+def test_a_second_run_at_the_same_time_is_refused(start, recipe: Recipe, tmp_path: Path) -> None:
+    process = start()
+    wait_for((tmp_path / "study" / "cases").is_dir)
+    wait_for(lambda: any((tmp_path / "study" / "cases").iterdir()))
+    with pytest.raises(UsageError, match="another run is writing"):
+        prepare(recipe, tmp_path / "provided-data", tmp_path / "study")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output

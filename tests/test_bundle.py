@@ -1,0 +1,131 @@
+"""What configs call: overrides that are known, words that are booleans, settings that travel with weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtl_med.bundle import boolean, output_folder, refuse_unknown_overrides, trained, write_settings
+from mtl_med.errors import OutputError, UsageError
+
+CONFIG = {
+    "imports": ["$import mtl_med"],
+    "epochs": 1,
+    "tasks": {"oar": {"kind": "segmentation"}},
+    "network_def": {"_target_": "x", "channels": [4]},
+    "train": {"dataset": {"_target_": "y"}, "handlers": [{"_target_": "z"}]},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "train.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "overlay.json").write_text(json.dumps({"weights": "w", "network_def#stacked": True}))
+    return tmp_path / "train.json"
+
+
+def refuse(*words: object, program: str = "/any/monai/bundle/__main__.py", command: str = "run") -> None:
+    refuse_unknown_overrides([program, command, *map(str, words)])
+
+
+class TestOverrides:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--epochs", 3),
+            ("--epochs=3",),
+            ("--network_def#channels", "[4]"),
+            ("--network_def#norm", "batch"),  # a component may take arguments that the config does not give
+            ("--network_def::norm", "batch"),
+            ("--tasks#dose", "{'kind': 'regression'}"),
+            ("--train#dataset#seed", 3),
+            ("--train#handlers#0#every", 3),
+            ("--meta_file", "m.json", "--logging-file", "l.conf", "--tracking", "mlflow"),
+            ("--_meta_#version", 3),
+        ],
+        ids=lambda words: " ".join(map(str, words)),
+    )
+    def test_known_ones_pass(self, config: Path, words: tuple) -> None:
+        refuse("--config_file", config, *words)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--epoch", 5), "--epoch: the config has no 'epoch' to override. Did you mean epochs?"),
+            (("--epoch=5",), "--epoch: the config has no 'epoch' to override. Did you mean epochs?"),
+            (
+                ("--network-df#channels", 5),
+                "--network_df#channels: the config has no 'network_df' to override. Did you",
+            ),
+            (
+                ("--train#datast", 5),
+                "--train#datast: the config has no 'train#datast' to override. Did you mean dataset",
+            ),
+            (("--train#datast#seed", 5), "the config has no 'train#datast' to override"),
+            (("--weights", "w"), "--weights: the config has no 'weights' to override. Known: epochs, imports,"),
+        ],
+        ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+    )
+    def test_unknown_ones_are_refused_with_the_nearest(self, config: Path, words: tuple, message: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            refuse("--config_file", config, *words)
+        assert message in str(caught.value)
+
+    @pytest.mark.parametrize("form", ["['{}', '{}']", "[{},{}]", "({}, {})"])
+    def test_several_configs_count_together(self, config: Path, form: str) -> None:
+        files = form.format(config, config.with_name("overlay.json"))
+        refuse("--config_file", files, "--weights", "w", "--epochs", 3)
+        with pytest.raises(UsageError, match="'weight' to override"):
+            refuse("--config_file", files, "--weight", "w")
+
+    def test_overrides_from_a_file_count_too(self, config: Path, tmp_path: Path) -> None:
+        arguments = tmp_path / "args.json"
+        arguments.write_text(json.dumps({"config_file": str(config), "epochs": 3}))
+        refuse("--args_file", arguments)
+        arguments.write_text(json.dumps({"config_file": str(config), "epoch": 3}))
+        with pytest.raises(UsageError, match="'epoch' to override"):
+            refuse("--args_file", arguments)
+
+    def test_other_programs_are_left_alone(self, config: Path) -> None:
+        refuse("--config_file", config, "--epoch", 3, program="/usr/bin/pytest")
+        refuse("--config_file", config, "--epoch", 3, command="verify_net_in_out")
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        *((True, True), ("true", True), (" True", True), ("yes", True), (1, True), ("1", True)),
+        *((False, False), ("false", False), ("No", False), (0, False), (None, False)),
+    ],
+    ids=repr,
+)
+def test_booleans_as_people_write_them(value: object, meaning: bool) -> None:
+    assert boolean(value) is meaning
+
+
+@pytest.mark.parametrize("value", ["maybe", "", "2", "truee"])
+def test_other_words_are_no_booleans(value: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"--resume: '{value}' is neither true nor false. Write --resume true or false"
+    ):
+        boolean(value, "resume")
+
+
+def test_settings_lie_beside_the_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "model_last.pt"
+    assert trained(weights, "method", "ctan") == "ctan"
+    write_settings(weights, {"method": "hps", "patch_size": (1, 2)})
+    assert (tmp_path / "model_last.json").is_file()
+    assert trained(weights, "method", "ctan") == "hps"
+    assert trained(weights, "patch_size", None) == [1, 2]
+    assert trained(weights, "new", 3) == 3
+
+
+def test_output_folder(tmp_path: Path) -> None:
+    assert output_folder(tmp_path / "a", "b") == str(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made: Not a directory"):
+        output_folder(tmp_path / "file", "b")
