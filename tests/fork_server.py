@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -41,6 +42,7 @@ def start(request: dict[str, Any]) -> int:
 def child(request: dict[str, Any]) -> int:
     """Become the process that `python *request["run"]` would be; returns its exit code."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
     for descriptor, path, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),

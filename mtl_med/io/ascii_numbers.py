@@ -19,7 +19,7 @@ Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 Positions = NDArray[np.int64]
 
-BLOCK = 1 << 17  # bytes; the words of about 10,000 rows, which a second-level cache holds
+BLOCK = 1 << 18  # bytes; the words of about 20,000 rows, which a second-level cache holds
 MAX_CHARACTERS = 7  # of one number: a word holds them and the separator behind them
 _COMMA, _NEWLINE, _DOT = b",\n."
 _SHORTEST_ROW = len(b"1,\n")

@@ -107,10 +107,11 @@ def dose_at_hottest_cc(
     _check_convention(convention)
     if not doses.size:
         return math.nan
-    voxels = max(1, round(1000.0 * volume_cc / voxel_mm3))
+    wanted = 1000.0 * volume_cc / voxel_mm3
     if convention == "linear":
-        return float(np.percentile(doses, max(0.0, 100.0 - voxels / doses.size * 100.0)))
-    return _hottest(doses, voxels)
+        return float(np.percentile(doses, max(0.0, 100.0 - max(1, round(wanted)) / doses.size * 100.0)))
+    # At least the volume: a part of a voxel counts as a whole one (1e-9 absorbs the division's rounding).
+    return _hottest(doses, max(1, math.ceil(wanted - 1e-9)))
 
 
 def dvh_metrics(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from mtl_med.networks.encoders import ENCODERS, Encoder
 from mtl_med.networks.task_attention import AttentionStreams, MaskStage, PooledStream
 from mtl_med.tasks import Task, as_tasks
 
-__all__ = ["PER_TASK", "check_per_task", "options_for", "options_of", "parts"]
+__all__ = ["check_options", "check_per_task", "known_options", "options_for", "parts"]
 
 # Options that are a mapping from task to value, and what the task's decoder calls the value.
 PER_TASK = {"priors": "prior", "output_scales": "output_scale"}
@@ -24,6 +24,29 @@ GIVEN = {"spatial_dims", "in_channels", "tasks", "task", "encoder", "stage", "fu
 def options_of(part: Callable[..., Any]) -> set[str]:
     """Names of the options that a part takes."""
     return set(inspect.signature(part).parameters) - GIVEN
+
+
+def known_options(encoder: str, *others: Callable[..., Any] | None) -> set[str]:
+    """Names of the options of a network with this encoder, any decoder and the other parts.
+
+    Raises:
+        UsageError: unknown encoder.
+    """
+    if encoder not in ENCODERS:
+        raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
+    takers = [ENCODERS[encoder], *DECODERS.values(), *(part for part in others if part is not None)]
+    return set(PER_TASK).union(*(options_of(part) for part in takers))
+
+
+def check_options(options: Iterable[str], known: set[str], encoder: str) -> None:
+    """Refuse an option that no part takes.
+
+    Raises:
+        UsageError: with the nearest known names.
+    """
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option '{name}' of a network with encoder '{encoder}'", fix=nearest(name, known))
 
 
 def parts(
@@ -40,17 +63,16 @@ def parts(
     Args:
         streams: the attention block of each stage, or None for hard sharing.
         exchange: what stands at the bottleneck.
-        options: each goes to every part that takes it; a part without it ignores it.
+        options: each goes to every part that takes it.
 
     Raises:
-        UsageError: unknown encoder, spatial_dims or value of an option.
+        UsageError: unknown encoder, spatial_dims or option, or an unknown value of one.
     """
     listed = as_tasks(tasks)
     names = [task.name for task in listed]
     if spatial_dims not in (2, 3):
         raise UsageError(f"spatial_dims is {spatial_dims}", fix="Use 2 or 3")
-    if encoder not in ENCODERS:
-        raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
+    check_options(options, known_options(encoder, streams, exchange), encoder)
     trunk = ENCODERS[encoder](spatial_dims, in_channels, **taken(ENCODERS[encoder], options))
     width = trunk.bottleneck_channels
     common = {"norm": trunk.norm, "act": trunk.act}

@@ -9,10 +9,8 @@ from typing import Any
 from torch import nn
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.networks.assembly import PER_TASK, check_per_task, options_for, options_of, parts
+from mtl_med.networks.assembly import check_options, check_per_task, known_options, options_for, parts
 from mtl_med.networks.ctan import CrossMaskStage
-from mtl_med.networks.decoders import DECODERS
-from mtl_med.networks.encoders import ENCODERS
 from mtl_med.networks.exchange import CTAB, EXCHANGES, NoExchange
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
 from mtl_med.networks.stacked import StackedNet, StackedSingleTaskNets
@@ -94,8 +92,10 @@ def create_network(
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
     row = METHODS[method]
-    check_options(encoder, options)
-    options = {**options, **row.fixed}
+    blocks = [each.streams for each in METHODS.values()]
+    check_options(options, known_options(encoder, *blocks, *EXCHANGES.values()), encoder)
+    taken = known_options(encoder, row.streams, row.exchange)
+    options = {name: value for name, value in {**options, **row.fixed}.items() if name in taken}
 
     def net(own: Sequence[Task], kind: type[MultiTaskNet], chosen: Mapping[str, Any]) -> MultiTaskNet:
         return kind(**parts(spatial_dims, in_channels, own, encoder, row.streams, row.exchange, chosen))
@@ -106,19 +106,3 @@ def create_network(
     check_per_task(listed, options)
     nets = {task.name: net([task], MultiTaskNet, options_for(task, options)) for task in listed}
     return StackedSingleTaskNets(nets) if stacked else SingleTaskNets(nets)
-
-
-def check_options(encoder: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option that no part of any method takes.
-
-    Raises:
-        UsageError: with the nearest known names.
-    """
-    if encoder not in ENCODERS:
-        raise UsageError(f"unknown encoder '{encoder}'", fix=nearest(encoder, ENCODERS))
-    blocks = [row.streams for row in METHODS.values() if row.streams is not None]
-    takers: list[Callable[..., Any]] = [ENCODERS[encoder], *blocks, *EXCHANGES.values(), *DECODERS.values()]
-    known = set(PER_TASK).union(*(options_of(part) for part in takers))
-    for name in options:
-        if name not in known:
-            raise UsageError(f"unknown option '{name}' of a network with encoder '{encoder}'", fix=nearest(name, known))

@@ -29,8 +29,8 @@ _NOTE = """PHANTOM DATA. These are not patients.
 
 Every patient in this folder was made up by mtl_med.phantoms from a seed (seed of the cohort: {seed}): drawn anatomy,
 photon physics in outline, no clinical information. The files follow the raw layout of OpenKBP
-(github.com/ababier/open-kbp); the names pt_<number> are there only because its readers expect them. Never mix these
-folders with real patients, and never report results on them as results on patients.
+(github.com/ababier/open-kbp); their names pt_phantom<number> begin with pt_ because its readers expect that. Never mix
+these folders with real patients, and never report results on them as results on patients.
 """
 
 
@@ -116,7 +116,7 @@ def _spread(job: Callable[[tuple[str, int]], Path], wanted: Sequence[tuple[str, 
 
 def _write_one(folder: Path, seed: int, wanted: tuple[str, int]) -> Path:
     part, number = wanted
-    return write_openkbp_patient(make_phantom((seed, number)), folder / part / f"pt_{number}")
+    return write_openkbp_patient(make_phantom((seed, number)), folder / part / f"pt_phantom{number:03d}")
 
 
 def _claim(folder: Path, seed: int) -> None:

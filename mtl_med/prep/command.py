@@ -44,7 +44,6 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers or _processors(),
         limit=args.limit,
         overwrite=args.overwrite,
-        command=sys.argv,
     )
     for reason in report.failed.values():
         print(f"failed: {reason}", file=sys.stderr)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-import mtl_med
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED
-from mtl_med.files import write_json, write_text
+from mtl_med.files import write_text
 from mtl_med.manifest import Case, Manifest
 from mtl_med.parallel import map_cases
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
@@ -22,6 +19,7 @@ from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
 from mtl_med.prep.splits import assign_splits, first_of_each_group
 from mtl_med.prep.study import kept_cases, open_study
+from mtl_med.provenance import write_record
 
 __all__ = ["Report", "prepare"]
 
@@ -62,7 +60,6 @@ def prepare(
     workers: int = 1,
     limit: int | None = None,
     overwrite: bool = False,
-    command: Sequence[str] = (),
 ) -> Report:
     """Write the study folder `out` from the raw data in `source`.
 
@@ -77,7 +74,6 @@ def prepare(
         workers: number of processes.
         limit: prepare only so many cases.
         overwrite: convert finished cases again.
-        command: the command line, for `run.json`.
 
     Raises:
         NothingFoundError: `source` holds no such data.
@@ -95,7 +91,7 @@ def prepare(
         others = kept_cases(earlier, sources)
         report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others])
         report.seconds = time.time() - started
-        _write(report, recipe, source, workers, started, command)
+        _write(report, recipe, source, workers, started)
     return report
 
 
@@ -115,30 +111,21 @@ def _convert_all(
     return cases, report
 
 
-def _write(report: Report, recipe: Recipe, source: Path, workers: int, started: float, command: Iterable[str]) -> None:
+def _write(report: Report, recipe: Recipe, source: Path, workers: int, started: float) -> None:
     """Quality table, manifest and run record, in this order: a manifest never stands without its table."""
     manifest = report.manifest
     rows = [(case.id, case.split, *read_quality(case)) for case in manifest]
     write_text(manifest.root / "quality.csv", quality_table(rows))
     manifest.write()
-    run = {
-        "schema": "mtl_med/run/1",
-        "stage": "prep",
-        "command": list(command),
+    fields = {
         "source": str(source),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "seconds": round(report.seconds, 2),
         "workers": workers,
-        "versions": {
-            "mtl_med": mtl_med.__version__,
-            "prep": PREP_VERSION,
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "nibabel": version("nibabel"),
-        },
+        "prep_version": PREP_VERSION,
         "hashes": {"recipe": recipe.digest, "fingerprint": manifest.fingerprint},
         "converted": report.converted,
         "skipped": report.skipped,
         "failed": report.failed,
     }
-    write_json(manifest.root / "run.json", run)
+    write_record(manifest.root / "run.json", "prep", fields, packages=("numpy", "nibabel"))

@@ -59,8 +59,8 @@ def _save(path: str | Path, value: dict[str, Any]) -> None:
         try:
             torch.save(value, stream)
         except RuntimeError as error:
-            # torch covers what the file system said, such as a full disk, with an error of its own.
-            if isinstance(error.__context__, OSError):
+            # torch covers a full disk, or an interrupt while it writes, with an error of its own.
+            if isinstance(error.__context__, OSError | KeyboardInterrupt):
                 raise error.__context__ from error
             raise
 
@@ -242,7 +242,7 @@ class Checkpoint:
 
 
 def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
-    """Prepare a run: go on from its checkpoint when asked to.
+    """Prepare a run: go on from its checkpoint when asked to, and take away what a killed process left half written.
 
     Args:
         trainer: the engine.
@@ -253,7 +253,12 @@ def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
         ModelError: there is nothing to resume, or it belongs to another run.
         UsageError: `resume` is neither true nor false.
     """
-    if boolean(resume, "resume"):
+    wanted = boolean(resume, "resume")
+    if rank() == 0:
+        # A process that was killed while it wrote could not take its half-written file away.
+        for leftover in checkpoint.folder.glob(".tmp-*.pt"):
+            leftover.unlink(missing_ok=True)
+    if wanted:
         checkpoint.resume(trainer)
     elif rank() == 0 and (checkpoint.folder / "checkpoint.pt").is_file():
         _log.warning(

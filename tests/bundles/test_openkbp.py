@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,8 +141,8 @@ class TestTraining:
         assert len(rows) == 4
 
     def test_stops_when_the_minutes_are_used_up(self, run_bundle: Bundle, tiny_study: Path, tmp_path: Path) -> None:
-        options = {"minutes": 0.01, "epochs": 1000, "patch_size": "[24,24,24]", "network_def#channels": "[4,8]"}
-        succeeded(run_bundle(TRAIN, dataset_dir=tiny_study, output_dir=tmp_path, method="stl", **options))
+        options = {"method": "stl", "minutes": 0.01, "epochs": 1000, **SMALL}
+        succeeded(run_bundle(TRAIN, dataset_dir=tiny_study, output_dir=tmp_path, **options))
         assert 1 <= len((tmp_path / "training.csv").read_text().splitlines()) - 1 < 1000
         assert (tmp_path / "model.pt").is_file()
 
@@ -155,6 +158,33 @@ def folder(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = (tiny_study / "cases" / "p1" / "ct.nii.gz").read_bytes()
     (folder / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
     return folder
+
+
+SMALL = {"patch_size": "[24,24,24]", "network_def#channels": "[4,8]", "network_def#bottleneck": 8}
+
+
+def test_an_interrupt_is_no_traceback_and_the_run_can_go_on(forked_python, run_bundle, tiny_study, tmp_path) -> None:
+    options = {"dataset_dir": tiny_study, "output_dir": tmp_path, **SMALL}
+    job = forked_python.start(*words(TRAIN, epochs=100_000, **options))
+    end = time.monotonic() + 60
+    while not (tmp_path / "checkpoint.pt").is_file() and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGINT)
+    done = job.wait()
+    assert done.returncode == 130, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.rstrip().endswith("interrupted")
+    assert "resumed after epoch" in succeeded(run_bundle(TRAIN, epochs=1, resume="true", **options))
+
+
+def test_a_full_disk_is_one_sentence(forked_python, tiny_study: Path, tmp_path: Path) -> None:
+    command = words(TRAIN, dataset_dir=tiny_study, output_dir=tmp_path, epochs=1, patch_size="[48,48,48]")[1:]
+    script = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        f"sys.argv = {command}; runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    )
+    refused(forked_python.run("-c", script), 6, r".*model\.pt: cannot write: File too large\. Check the folder")
+    assert not list(tmp_path.glob("*.pt"))
 
 
 class TestPrediction:
@@ -256,8 +286,7 @@ class TestPrediction:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_training_refuses(run_bundle: Bundle, tiny_study, tmp_path, options: dict, code: int, pattern: str) -> None:
-    given = {"dataset_dir": tiny_study, "output_dir": tmp_path / "out", "epochs": 1, "patch_size": "[24,24,24]"}
-    given |= {"network_def#channels": "[4,8]"}
+    given = {"dataset_dir": tiny_study, "output_dir": tmp_path / "out", "epochs": 1, **SMALL}
     refused(run_bundle(TRAIN, **given | options), code, pattern)
     assert not list((tmp_path / "out").glob("*.*")), "nothing that looks like a run"
 
@@ -274,8 +303,7 @@ def test_torchrun_starts_two_processes(run_python, run_bundle, tiny_study: Path,
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = {"dataset_dir": tiny_study, "epochs": 1, "patch_size": "[24,24,24]", "precision": "fp32"}
-    options |= {"network_def#channels": "[4,8]", "network_def#bottleneck": 8}
+    options = {"dataset_dir": tiny_study, "epochs": 1, "precision": "fp32", **SMALL}
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     done = run_python(
         *torchrun, *words([TRAIN, RANKS], output_dir=tmp_path / "two", batch_size=1, **options), timeout=240

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,28 +56,18 @@ def test_real_patients_equal_pandas(openkbp_source: Path, plain_only: None) -> N
             assert not len(found.values) and np.isnan(values).all(), path
 
 
-def test_reading_takes_at_most_four_tenths_of_pandas_cpu_time(openkbp_source: Path) -> None:
-    """The best of each in turn; about 0.32 on the real patients. Other load can only lengthen, hence three attempts."""
-    import pandas as pd
-
-    files = [path for path in sorted(openkbp_source.glob("*/*/*.csv")) if path.name != "voxel_dimensions.csv"]
-
-    def cpu_seconds(call: Callable[[Path], object]) -> float:
-        start = time.process_time()
-        for path in files:
-            call(path)
-        return time.process_time() - start
-
-    ratios = []
-    for _ in range(3):
-        rounds = [
-            (cpu_seconds(lambda path: read(path, valued=path.name in VALUED)), cpu_seconds(pd.read_csv))
-            for _ in range(4)
-        ]
-        ratios.append(min(ours for ours, _ in rounds) / min(theirs for _, theirs in rounds))
-        if ratios[-1] <= 0.4:
-            return
-    pytest.fail(f"CPU time over pandas': {ratios}")
+def test_reading_takes_at_most_four_tenths_of_pandas_cpu_time(openkbp_source: Path, run_python) -> None:
+    """Measured as the benchmark does, in a fresh process; about 0.28. Other load only lengthens: three attempts."""
+    script = (
+        "import sys; from pathlib import Path; from tests.benchmarks.prep import csv_cpu_seconds\n"
+        "ours, theirs = csv_cpu_seconds(Path(sys.argv[1]), None, 5); print(ours / theirs)"
+    )
+    ratios: list[float] = []
+    while len(ratios) < 3 and min(ratios, default=1.0) > 0.4:
+        done = run_python("-c", script, openkbp_source)
+        assert done.returncode == 0, done.stderr
+        ratios.append(float(done.stdout))
+    assert min(ratios) <= 0.4, ratios
 
 
 @pytest.mark.parametrize("block", [64, 200, 1 << 12, 1 << 18])

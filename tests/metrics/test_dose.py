@@ -92,6 +92,9 @@ def test_an_unknown_convention_is_refused_with_the_known_ones():
         # 100 mm^3 are 10 voxels of 10 mm^3 out of 20: the 50th percentile of 1..20 lies at 10.5.
         ("linear", 10.0, 10.5),
         ("cumulative", 10.0, 11.0),
+        # 2.36 voxels: OpenKBP rounds to 2, "at least 0.1 cc" needs 3.
+        ("linear", 42.4, 18.1),
+        ("cumulative", 42.4, 18.0),
         # A voxel above 200 mm^3 would round to none: at least one counts.
         ("linear", 500.0, 19 * 0.95 + 1),
         ("cumulative", 500.0, 20.0),

@@ -78,7 +78,7 @@ def test_channels_last_memory_changes_nothing(
     method: str, dims: int, batch: int, small_network: Make, small_image: Make, mixed_tasks: dict
 ) -> None:
     layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-    image = small_image(dims, batch).double()
+    image = small_image(dims, batch)[..., :11].double()
     network = small_network(method, mixed_tasks, dims, norm=("instance", {"affine": True})).double()
     expected = network(image)
     flat(expected).square().mean().backward()

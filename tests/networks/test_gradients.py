@@ -15,30 +15,29 @@ Make = Callable[..., nn.Module]
 SHARED = [method for method, row in METHODS.items() if row.shared]
 
 
-def reached(network: nn.Module, task: str, part: str) -> bool:
-    """Whether the loss of `task` gives every parameter whose name contains `part` a gradient."""
+def gradients(network: nn.Module, task: str, part: str) -> dict[str, bool]:
+    """For every parameter whose name contains `part`, whether the loss of `task` gives it a gradient."""
+    dims = next(parameter.ndim for name, parameter in network.named_parameters() if name.endswith("conv.weight")) - 2
+    image = torch.randn(2, 2, *(16,) * dims, generator=torch.Generator().manual_seed(0))
     network.zero_grad(set_to_none=True)
-    network(torch.randn(2, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0)))[task].square().sum().backward()
+    network(image)[task].square().sum().backward()
     found = {name: parameter.grad for name, parameter in network.named_parameters() if part in name}
     assert found, f"no parameter is named {part}"
-    return all(gradient is not None and bool(gradient.any()) for gradient in found.values())
+    return {name: gradient is not None and bool(gradient.any()) for name, gradient in found.items()}
+
+
+def reached(network: nn.Module, task: str, part: str) -> bool:
+    return all(gradients(network, task, part).values())
 
 
 def untouched(network: nn.Module, task: str, part: str) -> bool:
-    """Whether the loss of `task` gives no parameter whose name contains `part` any gradient."""
-    network.zero_grad(set_to_none=True)
-    network(torch.randn(2, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0)))[task].square().sum().backward()
-    return not any(
-        parameter.grad is not None and bool(parameter.grad.any())
-        for name, parameter in network.named_parameters()
-        if part in name
-    )
+    return not any(gradients(network, task, part).values())
 
 
 @pytest.mark.parametrize("method", SHARED)
 @pytest.mark.parametrize("task", ["oar", "dose", "diagnosis"])
 def test_every_task_teaches_the_shared_trunk(method: str, task: str, small_network: Make, mixed_tasks: dict) -> None:
-    network = small_network(method, mixed_tasks)
+    network = small_network(method, mixed_tasks, 2)
     assert reached(network, task, "encoder.shared")
     assert reached(network, task, f"decoders.{task}.")
     others = [f"decoders.{name}." for name in mixed_tasks if name != task]
@@ -61,7 +60,7 @@ def test_ctan_teaches_the_other_tasks_masks_at_every_stage(
 
 
 def test_without_ctab_the_path_changes_sides_at_every_stage(small_network: Make, pixel_tasks: dict) -> None:
-    """The dose's stream is gated by the mask of oar, which is made from the stream of oar, gated by the dose's mask..."""
+    """The dose's stream is gated by oar's mask, which is made from oar's stream, gated by the dose's, and so on."""
     network = small_network("ctan_no_bottleneck", pixel_tasks)
     for stage, teacher in ((2, "oar"), (1, "dose"), (0, "oar")):
         student = "dose" if teacher == "oar" else "oar"
@@ -106,7 +105,10 @@ def test_ctab_leads_each_loss_to_the_others_embedding(
     assert not exchange_is_crossed(small_network("ctan_no_bottleneck", pixel_tasks))
 
 
-def overfit(network: nn.Module, dims: int, steps: int = 80) -> float:
+TINY = {"channels": (8, 8), "bottleneck": 8, "norm": ("instance", {"affine": True})}
+
+
+def overfit(network: nn.Module, dims: int, steps: int = 60) -> float:
     """Loss behind `steps` on one batch, over the loss before."""
     image = torch.randn(1, 2, *(16,) * dims)
     ball = (torch.stack(torch.meshgrid(*[torch.arange(16.0) - 8] * dims, indexing="ij")).norm(dim=0) < 5).float()
@@ -127,11 +129,11 @@ def overfit(network: nn.Module, dims: int, steps: int = 80) -> float:
 
 @pytest.mark.parametrize(("method", "dims"), [*((method, 2) for method in METHODS), ("ctan", 3)])
 def test_one_batch_is_learned_by_heart(method: str, dims: int, small_network: Make, mixed_tasks: dict) -> None:
-    assert overfit(small_network(method, mixed_tasks, dims, norm=("instance", {"affine": True})), dims) < 0.1
+    assert overfit(small_network(method, mixed_tasks, dims, **TINY), dims) < 0.1
 
 
 def test_a_frozen_network_does_not_learn(small_network: Make, mixed_tasks: dict) -> None:
-    network = small_network("hps", mixed_tasks, 2, norm=("instance", {"affine": True}))
+    network = small_network("hps", mixed_tasks, 2, **TINY)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(".out.bias" in name)
     assert overfit(network, 2) > 0.3  # the must-fail twin: biases alone cannot

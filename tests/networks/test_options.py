@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtl_med.errors import UsageError
-from mtl_med.networks import METHODS, create_network
+from mtl_med.networks import CTAN, HPS, METHODS, MTAN, STL, create_network
 
 Make = Callable[..., nn.Module]
 TASKS = {"oar": {"kind": "segmentation", "channels": 2}, "dose": {"kind": "regression"}}
@@ -40,6 +40,12 @@ TASKS = {"oar": {"kind": "segmentation", "channels": 2}, "dose": {"kind": "regre
 def test_refused_with_the_nearest(words: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create_network(**{"method": "ctan", "tasks": TASKS, **words})
+
+
+@pytest.mark.parametrize(("kind", "word"), [(CTAN, "chanels"), (HPS, "cross_fuse"), (MTAN, "scale"), (STL, "reduce")])
+def test_a_class_refuses_what_none_of_its_parts_takes(kind: type, word: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown option '{word}'"):
+        kind(2, 1, TASKS, **{word: "mean"})
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -31,13 +31,13 @@ def lines_of(path: Path) -> list[str]:
 
 def test_folders_and_note(cohort):
     assert sorted(path.name for path in cohort.iterdir()) == [NOTE_NAME, "train-pats", "validation-pats"]
-    assert [path.name for path in sorted(cohort.glob("*-pats/*"))] == ["pt_1", "pt_2", "pt_201"]
+    assert [path.name for path in sorted(cohort.glob("*-pats/*"))] == ["pt_phantom001", "pt_phantom002", "pt_phantom201"]
     assert "not patients" in (cohort / NOTE_NAME).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["ct.csv", "dose.csv", "possible_dose_mask.csv", "PTV70.csv"])
 def test_files_have_the_published_form(cohort, name):
-    first, second, *_ = lines = lines_of(cohort / "train-pats" / "pt_1" / name)
+    first, second, *_ = lines = lines_of(cohort / "train-pats" / "pt_phantom001" / name)
     assert first == ",data"
     form = {"ct.csv": r"\d+,\d+\.0", "dose.csv": r"\d+,\d+\.\d{1,3}"}.get(name, r"\d+,")
     assert re.fullmatch(form, second) and re.fullmatch(form, lines[-1])
@@ -46,7 +46,7 @@ def test_files_have_the_published_form(cohort, name):
 
 
 def test_voxel_dimensions_have_the_published_form(cohort):
-    lines = lines_of(cohort / "train-pats" / "pt_1" / "voxel_dimensions.csv")
+    lines = lines_of(cohort / "train-pats" / "pt_phantom001" / "voxel_dimensions.csv")
     assert len(lines) == 3 and all(re.fullmatch(NUMBER_LINE, line) for line in lines)
 
 
@@ -62,8 +62,8 @@ def test_layout_equals_that_of_a_real_patient(cohort, openkbp_source):
 
 def test_number_of_workers_changes_no_byte(cohort, tmp_path):
     write_openkbp_cohort(tmp_path, train=1, validation=0, seed=4, workers=1)
-    for path in sorted((tmp_path / "train-pats" / "pt_1").iterdir()):
-        assert path.read_bytes() == (cohort / "train-pats" / "pt_1" / path.name).read_bytes(), path.name
+    for path in sorted((tmp_path / "train-pats" / "pt_phantom001").iterdir()):
+        assert path.read_bytes() == (cohort / "train-pats" / "pt_phantom001" / path.name).read_bytes(), path.name
 
 
 def test_flat_indices_run_backwards_left_and_down(tmp_path):
@@ -102,20 +102,20 @@ def test_the_reader_gives_the_phantom_back(tmp_path):
 
 def test_a_second_run_replaces_phantoms(cohort, tmp_path):
     write_openkbp_cohort(tmp_path, train=1, validation=0, seed=1, workers=1)
-    before = (tmp_path / "train-pats" / "pt_1" / "ct.csv").read_bytes()
+    before = (tmp_path / "train-pats" / "pt_phantom001" / "ct.csv").read_bytes()
     write_openkbp_cohort(tmp_path, train=1, validation=0, seed=4, workers=1)
-    after = (tmp_path / "train-pats" / "pt_1" / "ct.csv").read_bytes()
+    after = (tmp_path / "train-pats" / "pt_phantom001" / "ct.csv").read_bytes()
     assert after != before, "the seed of the cohort changes the patient"
-    assert after == (cohort / "train-pats" / "pt_1" / "ct.csv").read_bytes()
+    assert after == (cohort / "train-pats" / "pt_phantom001" / "ct.csv").read_bytes()
     assert not list(tmp_path.glob("**/.tmp-*"))
 
 
 def test_patients_that_are_no_phantoms_are_never_touched(tmp_path):
-    (tmp_path / "train-pats" / "pt_1").mkdir(parents=True)
-    (tmp_path / "train-pats" / "pt_1" / "ct.csv").write_text("real")
+    (tmp_path / "train-pats" / "pt_phantom001").mkdir(parents=True)
+    (tmp_path / "train-pats" / "pt_phantom001" / "ct.csv").write_text("real")
     with pytest.raises(UsageError, match="not phantoms"):
         write_openkbp_cohort(tmp_path, train=1, validation=0, workers=1)
-    assert (tmp_path / "train-pats" / "pt_1" / "ct.csv").read_text() == "real"
+    assert (tmp_path / "train-pats" / "pt_phantom001" / "ct.csv").read_text() == "real"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_runs_and_workers_give_equal_bytes(cohort, recipe: Recipe, tmp_path: Pat
 
 
 def test_manifest_splits_and_run_record(cohort, recipe: Recipe, tmp_path: Path) -> None:
-    report = prepare(recipe, cohort(train=4, validation=1, test=1), tmp_path / "study", command=["prep", "openkbp"])
+    report = prepare(recipe, cohort(train=4, validation=1, test=1), tmp_path / "study")
     manifest = Manifest.read(tmp_path / "study")
     assert [case.id for case in manifest] == sorted(f"pt_{n}" for n in (1, 2, 3, 4, 201, 241))
     assert [len(manifest.split(name)) for name in ("fit", "tune", "validation", "test")] == [3, 1, 1, 1]
@@ -50,7 +50,7 @@ def test_manifest_splits_and_run_record(cohort, recipe: Recipe, tmp_path: Path) 
     for case in manifest:
         assert all(sha256_file(case.path(key)) == item["sha256"] for key, item in case.files.items())
     run = json.loads((tmp_path / "study" / "run.json").read_text())
-    assert run["command"] == ["prep", "openkbp"]
+    assert (run["stage"], run["prep_version"]) == ("prep", "1")
     assert run["hashes"] == {"recipe": recipe.digest, "fingerprint": manifest.fingerprint}
     assert len(run["converted"]) == 6 and run["failed"] == {} and run["seconds"] > 0
 

@@ -99,14 +99,14 @@ def test_killed_and_resumed_equals_uninterrupted(trainings: Trainings, whole: di
     name = f"killed-{workers}"
     # Before the first checkpoint there is nothing to resume, so that the first kill comes in a later one's write.
     trainings.run(name, code=-signal.SIGKILL, workers=workers, die=["checkpoint", draw.randint(2, EPOCHS - 1)])
-    leftovers = [path.name for path in (trainings.folder / name).glob(".tmp-*")]
-    assert any(file.endswith("checkpoint.pt") for file in leftovers), "the kill came in the middle of a write"
+    assert list((trainings.folder / name).glob(".tmp-*checkpoint.pt")), "the kill came in the middle of a write"
     trainings.run(name, code=-signal.SIGKILL, workers=workers, resume=True, die=["validation", 1])
     done = read_checkpoint(trainings.folder / name / "checkpoint.pt")["iteration"]
     step = done + draw.randint(1, STEPS)
     trainings.run(name, code=-signal.SIGKILL, workers=workers, resume=True, die=["step", step])
     trainings.run(name, workers=workers, resume=True)
     assert list(differences(whole, trainings.state(name))) == []
+    assert not list((trainings.folder / name).glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
