@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_med.errors import OutputError, UsageError, install_excepthook, nearest
+from mtl_med.errors import ModelError, OutputError, UsageError, install_excepthook, nearest
 from mtl_med.files import read_json, write_json
 
 __all__ = [
@@ -38,6 +39,8 @@ _RUN_ARGUMENTS = {
     "workflow_type",
 }
 _SEPARATOR = re.compile(r"::|#")
+_REQUIRED = object()
+_log = logging.getLogger(__name__)
 
 
 def prepare() -> None:
@@ -148,13 +151,27 @@ def write_settings(weights: str | Path, settings: Mapping[str, Any]) -> None:
     write_json(settings_path(weights), json.loads(json.dumps(dict(settings))))
 
 
-def trained(weights: str | Path, name: str, default: Any) -> Any:
+def trained(weights: str | Path, name: str, default: Any = _REQUIRED) -> Any:
     """A setting that the weights were trained with; `default` where there are no weights yet.
 
     Args:
         weights: path of the weights.
         name: name of the setting.
-        default: used when there is no settings file, or it does not know `name`.
+        default: used when there is no settings file, or it does not know `name`; without it the setting must be there.
+
+    Raises:
+        ModelError: there is no such setting and no default.
     """
     path = settings_path(weights)
-    return read_json(path).get(name, default) if path.is_file() else default
+    known = read_json(path) if path.is_file() else {}
+    if name in known:
+        return known[name]
+    if Path(weights).is_file():
+        _log.warning("%s does not tell '%s' of these weights; taken as in the config", path, name)
+    if default is _REQUIRED:
+        raise ModelError(
+            f"there is no '{name}' to know the weights by",
+            where=path,
+            fix="Train first, or keep model.json beside model.pt",
+        )
+    return default

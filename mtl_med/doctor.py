@@ -161,7 +161,7 @@ def _devices() -> Iterator[str]:
     count = torch.cuda.device_count()
     for index in range(count):
         properties = torch.cuda.get_device_properties(index)
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "fp16 only"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16 only"
         yield f"GPU {index}       {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
     if not count:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"

@@ -19,7 +19,7 @@ from mtl_med.errors import (
     CaseError,
     NothingFoundError,
 )
-from mtl_med.files import sha256_file
+from mtl_med.files import read_json, sha256_file
 from mtl_med.io import results
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.rows import Row, write_rows
@@ -45,6 +45,8 @@ class Evaluation:
         without_prediction: ids of the study's cases (of the chosen split) that have no prediction.
         unknown: folders of predictions that belong to no such case.
         fingerprint: of the study.
+        odd: ids of scored cases with notes in the study's quality table.
+        other_study: the predictions say that they were made on another study.
     """
 
     rows: list[Row]
@@ -53,10 +55,16 @@ class Evaluation:
     without_prediction: tuple[str, ...]
     unknown: tuple[str, ...]
     fingerprint: str
+    odd: tuple[str, ...] = ()
+    other_study: bool = False
 
     def text(self) -> str:
         """The summary, and below it which cases it does not cover."""
         lines = [summary(self.rows)]
+        if self.other_study:
+            lines.append("CAUTION: these predictions were made on another study than the one they are scored against")
+        if self.odd:
+            lines.append(f"scored although quality.csv notes something odd: {_listing(self.odd)}")
         if self.without_prediction:
             lines.append(f"without prediction: {_listing(self.without_prediction)}")
         if self.unknown:
@@ -104,14 +112,25 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
         case.id: outcome.failure for (case, _), outcome in zip(pairs, outcomes, strict=True) if outcome.failure
     }
     ids = {case.id for case in cases}
+    scored = [case for case, _ in chosen if case.id not in failures]
     return Evaluation(
         rows=[row for outcome in outcomes for row in outcome.value or ()],
-        scored=tuple(case.id for case, _ in chosen if case.id not in failures),
+        scored=tuple(case.id for case in scored),
         failures={case.id: failures[case.id] for case, _ in chosen if case.id in failures},
         without_prediction=tuple(case.id for case in cases if case.id not in folders),
         unknown=tuple(name for name in folders if name not in ids),
         fingerprint=manifest.fingerprint,
+        odd=tuple(case.id for case in scored if case.notes),
+        other_study=_made_on(Path(predictions)) not in ("", manifest.fingerprint),
     )
+
+
+def _made_on(predictions: Path) -> str:
+    """Fingerprint of the study that the predictions were made on; "" where they do not tell."""
+    path = predictions / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    hashes = record.get("hashes", {}) if isinstance(record, dict) else {}
+    return str(hashes.get("fingerprint", "")) if isinstance(hashes, dict) else ""
 
 
 def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wanted, dict[str, str]]:
@@ -155,6 +174,8 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         "hashes": {"fingerprint": result.fingerprint, out.name: sha256_file(out)},
         "scores": {key: None if math.isnan(value) else value for key, value in overall(result.rows).items()},
         "scored": list(result.scored),
+        "odd": list(result.odd),
+        "other_study": result.other_study,
         "without_prediction": list(result.without_prediction),
         "unknown": list(result.unknown),
         "failed": result.failures,

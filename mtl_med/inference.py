@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from mtl_med.files import load_weights, sha256_file
 from mtl_med.geometry import Grid, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import write_prediction
+from mtl_med.loading.datalist import study_fingerprint
 from mtl_med.loading.pipelines import body_mask
 from mtl_med.networks import split_stacked
 from mtl_med.provenance import write_record
 from mtl_med.tasks import Task, as_tasks
 from mtl_med.training.checkpoints import load_into
-from mtl_med.training.runtime import autocast, to_channels_last
+from mtl_med.training.runtime import autocast, on_device, pick_device
 from mtl_med.training.trainer import move_batch
 
 __all__ = [
@@ -46,6 +47,8 @@ class CaseDataset(Dataset):
     """Preprocessed cases; one that cannot be read becomes `{"id", "error"}` instead of ending the run."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        if "error" in self.data[index]:
+            return dict(self.data[index])
         try:
             return self._transform(index)
         except Exception as error:
@@ -74,7 +77,7 @@ class Predictor(SupervisedEvaluator):
 
     def __init__(
         self,
-        device: torch.device,
+        device: torch.device | str,
         val_data_loader: DataLoader,
         network: torch.nn.Module,
         inferer: Inferer,
@@ -84,9 +87,8 @@ class Predictor(SupervisedEvaluator):
     ) -> None:
         self.precision = precision
         self.failures: dict[str, str] = {}
-        self._started = time.monotonic()
         super().__init__(
-            device=device,
+            device=pick_device(device),
             val_data_loader=val_data_loader,
             network=network,
             inferer=inferer,
@@ -125,28 +127,37 @@ class Predictor(SupervisedEvaluator):
         self.failures[case_id] = sentence
         _log.error("%s failed: %s", case_id, sentence)
 
-    def exit_code(self) -> int:
-        """0 when every case went through, 4 when some failed, 5 when all did."""
-        if not self.failures:
-            return EXIT_OK
-        return EXIT_ALL_FAILED if len(self.failures) == self.state.epoch_length else EXIT_SOME_FAILED
-
-    def finish(self, output_dir: str | Path, weights: str | Path) -> None:
-        """Leave `run.json` beside the predictions, and end the process with the exit code when a case failed.
+    def record(self, output_dir: str | Path, weights: str | Path, dataset_dir: str | Path) -> None:
+        """Leave `run.json` beside the predictions.
 
         Args:
             output_dir: folder of the predictions.
             weights: what was used; its hash is recorded.
+            dataset_dir: a study folder, whose fingerprint is recorded, or a folder of CT images.
         """
         fields = {
             "weights": {"path": str(weights), "sha256": sha256_file(weights)},
+            "source": str(dataset_dir),
+            "hashes": {"fingerprint": study_fingerprint(dataset_dir)},
             "cases": self.state.epoch_length,
             "failed": self.failures,
         }
         write_record(Path(output_dir) / "run.json", "predict", fields, ("torch", "monai", "numpy"))
-        if self.failures:
-            _log.error("%d of %d cases failed", len(self.failures), self.state.epoch_length)
-            raise SystemExit(self.exit_code())
+
+    def end(self, score: Callable[[], int] | None = None) -> None:
+        """End the process with 4 when some cases failed, 5 when all did; else with the code of `score`, if not 0.
+
+        Args:
+            score: called unless every case failed; gives an exit code.
+        """
+        failed = len(self.failures)
+        if failed:
+            _log.error("%d of %d cases failed", failed, self.state.epoch_length)
+        if failed and failed == self.state.epoch_length:
+            raise SystemExit(EXIT_ALL_FAILED)
+        code = score() if score is not None else EXIT_OK
+        if failed or code:
+            raise SystemExit(code or EXIT_SOME_FAILED)
 
 
 class SplitPredictiond(Transform):
@@ -229,11 +240,11 @@ def postprocessing(tasks: Any, preprocessing: Compose, output_dir: str | Path) -
     )
 
 
-def with_weights(network: torch.nn.Module, weights: str | Path, device: torch.device) -> torch.nn.Module:
+def with_weights(network: torch.nn.Module, weights: str | Path, device: torch.device | str) -> torch.nn.Module:
     """The network on its device with trained weights.
 
     Raises:
         ModelError: there are no weights, or they belong to another network.
     """
     load_into(network, load_weights(weights), weights)
-    return to_channels_last(network.to(device)).eval()
+    return on_device(network, device)[0].eval()

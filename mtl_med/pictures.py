@@ -18,6 +18,7 @@ from mtl_med.manifest import Case
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 __all__ = ["case_picture"]
 
@@ -72,12 +73,17 @@ def case_picture(case: Case, prediction: str | Path, path: str | Path) -> None:
                 figure.colorbar(wash, ax=axes[:, column], location="right", label=label, shrink=0.5)
         axes[row, 0].set_ylabel(plane)
     names = [name for name in truth if truth[name].any()]
-    handles = [plt.Line2D([], [], color=np.array(colour(name)) / 255, label=name) for name in names]
+    handles = [plt.Line2D([], [], color=_rgb(name), label=name) for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False)
     figure.suptitle(f"{case.id}   (research use only)", fontsize=12)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
     plt.close(figure)
+
+
+def _rgb(name: str) -> tuple[float, float, float]:
+    red, green, blue = colour(name)
+    return red / 255, green / 255, blue / 255
 
 
 def _window(region: NDArray, margin: int = 12) -> tuple[slice, ...]:
@@ -103,15 +109,20 @@ def _draw(
     top: float,
     *,
     difference: bool,
-) -> object:
+) -> AxesImage:
     across, up = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[plane]
     aspect = grid.spacing_mm[up] / grid.spacing_mm[across]
     axis.imshow(_cut(ct, plane, centre), cmap="gray", vmin=-200, vmax=400, aspect=aspect)
     values = _cut(dose, plane, centre)
     hidden = np.abs(values) < (0.02 if difference else _SHOWN_FROM) * top
-    limits = {"vmin": -0.25 * top, "vmax": 0.25 * top} if difference else {"vmin": 0.0, "vmax": top}
+    lowest, highest = (-0.25 * top, 0.25 * top) if difference else (0.0, top)
     wash = axis.imshow(
-        np.ma.array(values, mask=hidden), cmap="RdBu_r" if difference else "turbo", alpha=0.5, aspect=aspect, **limits
+        np.ma.array(values, mask=hidden),
+        cmap="RdBu_r" if difference else "turbo",
+        alpha=0.5,
+        aspect=aspect,
+        vmin=lowest,
+        vmax=highest,
     )
     axis.set_xticks([])
     axis.set_yticks([])
@@ -122,4 +133,4 @@ def _outline(axis: Axes, plane: str, centre: list[int], grid: Grid, masks: dict[
     for name, mask in masks.items():
         part = _cut(mask, plane, centre)
         if part.any():
-            axis.contour(part.astype(float), levels=[0.5], colors=[np.array(colour(name)) / 255], linewidths=1.4)
+            axis.contour(part.astype(float), levels=[0.5], colors=[_rgb(name)], linewidths=1.4)

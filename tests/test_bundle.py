@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med.bundle import boolean, output_folder, refuse_unknown_overrides, trained, write_settings
-from mtl_med.errors import OutputError, UsageError
+from mtl_med.errors import ModelError, OutputError, UsageError
 
 CONFIG = {
     "imports": ["$import mtl_med"],
@@ -121,6 +121,15 @@ def test_settings_lie_beside_the_weights(tmp_path: Path) -> None:
     assert trained(weights, "method", "ctan") == "hps"
     assert trained(weights, "patch_size", None) == [1, 2]
     assert trained(weights, "new", 3) == 3
+
+
+def test_a_setting_that_must_be_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = tmp_path / "model.pt"
+    with pytest.raises(ModelError, match=r"model\.json: there is no 'method' to know the weights by. Train first"):
+        trained(weights, "method")
+    weights.touch()
+    assert trained(weights, "method", "ctan") == "ctan"
+    assert "model.json does not tell 'method' of these weights; taken as in the config" in caplog.text
 
 
 def test_output_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, ModelError, OutputError, find_error
+from mtl_med.files import sha256_file
 from mtl_med.geometry import Grid, same_grid
 from mtl_med.inference import CaseDataset, Predictor, SplitPredictiond, case_loader, postprocessing, with_weights
 from mtl_med.io.nifti import read_nifti, write_nifti
@@ -48,6 +50,14 @@ def predict(
     )
     predictor.run()
     return predictor
+
+
+def exit_code(predictor: Predictor, score: Callable[[], int] | None = None) -> int:
+    try:
+        predictor.end(score)
+    except SystemExit as request:
+        return int(request.code)
+    return EXIT_OK
 
 
 def grid_of(
@@ -103,7 +113,7 @@ def test_every_voxel_returns_to_its_place(tmp_path: Path, codes: str, suffix: st
     ct = ct_with_body(grid)
     source = tmp_path / "in" / f"x{suffix}"
     write_nifti(source, ct, grid)
-    assert predict(tmp_path / "in", tmp_path / "out", CtAsDose()).exit_code() == EXIT_OK
+    assert exit_code(predict(tmp_path / "in", tmp_path / "out", CtAsDose())) == EXIT_OK
     folder = tmp_path / "out" / "x"
     assert_on_grid_of(source, folder / "dose.nii.gz", folder / "structures.nii.gz", folder / "ct.nii.gz")
     dose, _ = read_dose(folder)
@@ -143,7 +153,7 @@ def test_targets_travel_with_the_image(tiny_study: Path, tmp_path: Path) -> None
         def forward(self, image: Tensor) -> Tensor:
             return torch.cat([image[:, :1], 70 * image[:, 1:]], 1)
 
-    assert predict(tiny_study, tmp_path, PtvAsDose(), "ct+ptv", patch=(24, 24, 40)).exit_code() == EXIT_OK
+    assert exit_code(predict(tiny_study, tmp_path, PtvAsDose(), "ct+ptv", patch=(24, 24, 40))) == EXIT_OK
     for number in range(6):
         case = tiny_study / "cases" / f"p{number}"
         dose, _ = read_dose(tmp_path / f"p{number}")
@@ -195,18 +205,19 @@ class TestFailures:
     def check(self, predictor: Predictor, out: Path, caplog: pytest.LogCaptureFixture, message: str) -> None:
         """Case b failed and nothing else did; the exit code and the record say so."""
         assert list(predictor.failures) == ["b"]
-        assert predictor.exit_code() == EXIT_SOME_FAILED
         assert message in caplog.text
         assert (out / "a" / "dose.nii.gz").is_file()
         assert (out / "c" / "dose.nii.gz").is_file()
         assert not (out / "b" / "dose.nii.gz").exists()
+        scored = []
+        assert exit_code(predictor, lambda: scored.append(1) or EXIT_OK) == EXIT_SOME_FAILED
+        assert scored, "what went through is scored"
         weights = out / "weights.pt"
-        weights.touch()
-        with pytest.raises(SystemExit) as caught:
-            predictor.finish(out, weights)
-        assert caught.value.code == EXIT_SOME_FAILED
+        weights.write_bytes(b"weights")
+        predictor.record(out, weights, out)
         record = json.loads((out / "run.json").read_text())
         assert (record["cases"], record["failed"]) == (3, predictor.failures)
+        assert record["weights"]["sha256"] == sha256_file(weights)
 
     def test_a_truncated_image_does_not_stop_the_others(self, folder: Path, tmp_path: Path, caplog) -> None:
         damaged = folder / "b.nii.gz"
@@ -247,7 +258,23 @@ class TestFailures:
     def test_all_failed(self, folder: Path, tmp_path: Path) -> None:
         for path in folder.iterdir():
             path.write_bytes(b"no image")
-        assert predict(folder, tmp_path / "out", CtAsDose()).exit_code() == EXIT_ALL_FAILED
+        scored = []
+        predictor = predict(folder, tmp_path / "out", CtAsDose())
+        assert exit_code(predictor, lambda: scored.append(1) or EXIT_OK) == EXIT_ALL_FAILED
+        assert not scored, "there is nothing to score"
+
+    def test_a_case_without_targets_does_not_stop_the_others(self, tiny_study: Path, tmp_path: Path, caplog) -> None:
+        study = Path(shutil.copytree(tiny_study, tmp_path / "study"))
+        path = study / "cases" / "p3" / "case.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"prescriptions_gy": {}}))
+        predictor = predict(study, tmp_path / "out", CtAsDose(), "ct+ptv")
+        assert exit_code(predictor) == EXIT_SOME_FAILED
+        assert "p3 failed: p3: has no target with a prescription" in caplog.text
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0", "p1", "p2", "p4", "p5"]
+
+    @pytest.mark.parametrize("code", [EXIT_OK, EXIT_SOME_FAILED])
+    def test_the_code_of_the_scores_counts_when_all_went_through(self, folder: Path, tmp_path: Path, code: int) -> None:
+        assert exit_code(predict(folder, tmp_path / "out", CtAsDose()), lambda: code) == code
 
     def test_a_fault_of_ours_is_not_hidden(self, folder: Path) -> None:
         def broken(item: dict) -> dict:

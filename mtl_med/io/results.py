@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.errors import CaseError, GeometryError, OutputError, UsageError
+from mtl_med.errors import CaseError, GeometryError, UsageError
 from mtl_med.files import atomic_path, within, write_text
 from mtl_med.geometry import Grid, same_grid
 from mtl_med.io.colours import colour
@@ -118,7 +116,7 @@ def _write_ct(path: Path, ct: NDArray | Path, grid: Grid) -> Path:
         return path
     source = Path(ct)
     if source.name.endswith(".nii.gz") and _is_clean_nifti(source, grid):
-        _link(source, path)
+        _copy(source, path)
         return path
     values, found = read_nifti(source)
     if not same_grid(found, grid):
@@ -146,19 +144,10 @@ def _is_clean_nifti(path: Path, grid: Grid) -> bool:
     return coded and plain and same_grid(Grid(grid.shape, header.get_qform()), grid)
 
 
-def _link(source: Path, path: Path) -> None:
-    """Hard link, or a copy where the file system cannot link."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Renaming one link over another of the same file does nothing, so an old one has to go first.
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            os.link(source.resolve(), path)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", where=path, fix="Choose another folder") from error
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            shutil.copyfile(source, temporary)
+def _copy(source: Path, path: Path) -> None:
+    """A copy and no link: who edits the picture of a prediction must not change the study."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _require_shape(array: NDArray, grid: Grid, path: Path) -> None:

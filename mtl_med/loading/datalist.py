@@ -23,6 +23,7 @@ __all__ = [
     "input_items",
     "spacing_for",
     "study_facts",
+    "study_fingerprint",
     "study_items",
 ]
 
@@ -165,7 +166,8 @@ def input_items(
 ) -> list[dict[str, Any]]:
     """Items for inference, without labels: a study folder's cases (all splits, or some), or a folder of CT images.
 
-    Beside `image` and `ptv` an item names its `source` and its `possible_dose_mask` (a path, "" where there is none).
+    Beside `image` and `ptv` an item names its `source` and its `possible_dose_mask` (a path, "" where there is none). A
+    case that cannot be used, such as one without targets, becomes `{"id", "error"}`.
 
     Raises:
         NothingFoundError: the folder is missing or holds neither.
@@ -178,8 +180,19 @@ def input_items(
     else:
         manifest = Manifest.read(source)
         cases = manifest.split(*splits) if splits else manifest.cases
-        items = _usable(cases[:limit], (), inputs, source)
-    return [item | {"source": item["image"], "possible_dose_mask": item.pop("mask_dose", "")} for item in items]
+        items = [_item_or_error(case, inputs) for case in cases[:limit]]
+    return [
+        item if "error" in item else item | {"source": item["image"], "possible_dose_mask": item.pop("mask_dose", "")}
+        for item in items
+    ]
+
+
+def _item_or_error(case: Case, inputs: str) -> dict[str, Any]:
+    """What to predict of a case, or the reason why nothing can be."""
+    try:
+        return case_item(case, (), inputs)
+    except UsageError as error:
+        return {"id": case.id, "error": str(error)}
 
 
 def study_facts(study: str | Path) -> dict[str, Any]:
@@ -188,6 +201,12 @@ def study_facts(study: str | Path) -> dict[str, Any]:
     spacings = np.array([case.spacing_mm for case in manifest if case.split == "fit"])
     median = np.median(spacings, axis=0).round(4).tolist() if len(spacings) else None
     return {"dataset": manifest.dataset, "fingerprint": manifest.fingerprint, "median_spacing_mm": median}
+
+
+def study_fingerprint(source: str | Path) -> str:
+    """Fingerprint of a study folder; "" for a folder that is none."""
+    path = Path(source) / "manifest.json"
+    return str(read_json(path).get("fingerprint", "")) if path.is_file() else ""
 
 
 def spacing_for(source: str | Path, trained_on: Mapping[str, Any]) -> list[float] | None:

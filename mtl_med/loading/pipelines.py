@@ -23,7 +23,14 @@ from monai.transforms import (
 from skimage.measure import label as connected_components
 
 from mtl_med.loading.datalist import check_inputs
-from mtl_med.loading.transforms import LoadCased, RandCropAroundMaskd, RandIntensityd, RandMirrord, mirror_permutation
+from mtl_med.loading.transforms import (
+    CropToMaskd,
+    LoadCased,
+    RandCropAroundMaskd,
+    RandIntensityd,
+    RandMirrord,
+    mirror_permutation,
+)
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["HU_MAX", "HU_MIN", "body_mask", "inference_transforms", "training_transforms", "validation_transforms"]
@@ -89,10 +96,11 @@ def _join(inputs: str) -> list[Transform]:
 
 def _crop_to_mask(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], margin: int) -> list[Transform]:
     """Keep what patches around the possible-dose mask can reach, so that the cache stays small."""
-    keys = list(_maps(tasks, inputs))
+    maps = [key for key in _maps(tasks, inputs) if key != "image"]
     return [
-        CropForegroundd(keys, "mask_dose", margin=margin, allow_missing_keys=True, **_CROP),
-        SpatialPadd(keys, patch_size, mode="edge", allow_missing_keys=True),
+        CropToMaskd(["image", *maps], "mask_dose", patch_size, margin),
+        SpatialPadd(["image"], patch_size, mode="edge"),
+        SpatialPadd(maps, patch_size, mode="constant", allow_missing_keys=True),
     ]
 
 

@@ -18,7 +18,7 @@ from mtl_med.io.nifti import read_nifti
 from mtl_med.loading.datalist import PRESCRIPTION_SCALE_GY
 from mtl_med.tasks import Task
 
-__all__ = ["LoadCased", "RandCropAroundMaskd", "RandIntensityd", "RandMirrord", "mirror_permutation"]
+__all__ = ["CropToMaskd", "LoadCased", "RandCropAroundMaskd", "RandIntensityd", "RandMirrord", "mirror_permutation"]
 
 
 class LoadCased(Transform):
@@ -83,6 +83,37 @@ def _prescription_map(targets: Sequence[tuple[str, float]], grid: Grid) -> NDArr
         inside = _read_on(path, grid, np.uint8) > 0
         np.maximum(values, np.float32(prescription_gy / PRESCRIPTION_SCALE_GY), out=values, where=inside)
     return values
+
+
+class CropToMaskd(MapTransform):
+    """Cut the box around a mask, widened by a margin and to at least a given size where the volume has room.
+
+    Args:
+        keys: keys of tensors (C, *spatial) to cut.
+        mask_key: key of the mask (1, *spatial); nothing is cut where it is absent or empty.
+        least_size: voxels along each spatial axis that the box should have.
+        margin: voxels kept on either side of the mask.
+    """
+
+    def __init__(self, keys: Sequence[str], mask_key: str, least_size: Sequence[int], margin: int = 0) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        self.mask_key, self.least_size, self.margin = mask_key, tuple(int(n) for n in least_size), int(margin)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """See the class."""
+        item = dict(data)
+        shape = item[self.first_key(item)].shape[1:]
+        boxes = _bounding_box(item.get(self.mask_key), shape)
+        spans = [self._span(*box, *sizes) for box, *sizes in zip(boxes, self.least_size, shape, strict=True)]
+        window = (slice(None), *(slice(*span) for span in spans))
+        for key in self.key_iterator(item):
+            item[key] = item[key][window]
+        return item
+
+    def _span(self, low: int, high: int, least: int, size: int) -> tuple[int, int]:
+        length = min(size, max(least, high - low + 2 * self.margin))
+        start = min(max(0, (low + high - length) // 2), size - length)
+        return start, start + length
 
 
 class RandCropAroundMaskd(Randomizable, MapTransform):

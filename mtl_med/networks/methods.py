@@ -68,6 +68,7 @@ def create_network(
     in_channels: int = 1,
     encoder: str = "plain",
     stacked: bool = False,
+    network_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
     """The network of a method.
@@ -79,6 +80,7 @@ def create_network(
         in_channels: of the image `(B, in_channels, *spatial)`.
         encoder: a row of `ENCODERS`.
         stacked: return one tensor instead of a dictionary; `split_stacked` takes it apart.
+        network_options: options as one mapping, as weights remember them; those given by name add to it.
         options: of the encoder (plain: channels, bottleneck, stem_stride; resnet: split, stem_stride; norm, act), of
             the streams (cross_fuse, embed_ratio, share_refine, reduce), of CTAB (bottleneck_channels, scale, reduce,
             residual), of pixel decoders (decoder_channels, upsample, dropout), of image decoders (image_style,
@@ -92,6 +94,7 @@ def create_network(
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
     row = METHODS[method]
+    options = {**(network_options or {}), **options}
     blocks = [each.streams for each in METHODS.values()]
     check_options(options, known_options(encoder, *blocks, *EXCHANGES.values()), encoder)
     taken = known_options(encoder, row.streams, row.exchange)

@@ -1,6 +1,6 @@
 """Training: losses, weighting, the engine and what happens around its steps."""
 
-from mtl_med.processes import finish_processes, join_processes, require_processes
+from mtl_med.processes import finish_processes, join_processes, rank, require_processes, world_size
 from mtl_med.training.checkpoints import Checkpoint, load_into, start
 from mtl_med.training.handlers import Schedule, TaskStatistics
 from mtl_med.training.losses import MultiTaskLoss
@@ -32,7 +32,9 @@ __all__ = [
     "parameter_groups",
     "pick_device",
     "pick_precision",
+    "rank",
     "require_processes",
     "seed_everything",
     "start",
+    "world_size",
 ]

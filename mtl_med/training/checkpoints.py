@@ -189,11 +189,12 @@ class Checkpoint:
             "settings": self.settings,
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
             "seconds": self.schedule.seconds,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loss": self.loss.state_dict(),
-            "scaler": engine.scaler.state_dict() if engine.scaler is not None else None,
+            "scaler": engine.grad_scaler.state_dict() if engine.grad_scaler is not None else None,
             "best": best.state_dict(),
             "waited": self.validation.waited,
             "history": self.history,
@@ -214,26 +215,29 @@ class Checkpoint:
         """
         path = self.folder / "checkpoint.pt"
         state = read_checkpoint(path)
-        self._require_same_settings(state["settings"], path)
+        self._require_same_settings(state["settings"] | {"epoch_length": state["epoch_length"]}, path, trainer)
         load_into(self.network, state["network"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.loss.load_state_dict(state["loss"])
-        if trainer.scaler is not None and state["scaler"] is not None:
-            trainer.scaler.load_state_dict(state["scaler"])
+        if trainer.grad_scaler is not None and state["scaler"] is not None:
+            trainer.grad_scaler.load_state_dict(state["scaler"])
         self.validation.best.load_state_dict(state["best"])
         self.validation.waited = state["waited"]
         self.history = list(state["history"])
-        trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
+        trainer.state.epoch = state["epoch"]
+        # An epoch that the clock cut short counts as whole when the run is extended.
+        trainer.state.iteration = state["epoch"] * state["epoch_length"]
         self.schedule.resume(trainer, state["seconds"])
         if self.schedule.is_over(trainer) or self.validation.exhausted:
             trainer.state.max_epochs = trainer.state.epoch
         restore_rng(state["rng"])
         _log.info("resumed after epoch %d, step %d", state["epoch"], state["iteration"])
 
-    def _require_same_settings(self, found: Mapping[str, Any], path: Path) -> None:
-        differing = [key for key in {**self.settings, **found} if self.settings.get(key) != found.get(key)]
+    def _require_same_settings(self, found: Mapping[str, Any], path: Path, trainer: Any) -> None:
+        own = self.settings | {"epoch_length": trainer.state.epoch_length}
+        differing = [key for key in {**own, **found} if own.get(key) != found.get(key)]
         if differing:
-            listed = ", ".join(f"{key} was {found.get(key)}, now {self.settings.get(key)}" for key in differing)
+            listed = ", ".join(f"{key} was {found.get(key)}, now {own.get(key)}" for key in differing)
             raise ModelError(
                 f"checkpoint belongs to another run: {listed}",
                 where=path,
@@ -250,7 +254,7 @@ def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
         resume: true, false, or one of them as text.
 
     Raises:
-        ModelError: there is nothing to resume, or it belongs to another run.
+        ModelError: the checkpoint is damaged or belongs to another run.
         UsageError: `resume` is neither true nor false.
     """
     wanted = boolean(resume, "resume")
@@ -258,9 +262,12 @@ def start(trainer: Any, checkpoint: Checkpoint, resume: Any = False) -> None:
         # A process that was killed while it wrote could not take its half-written file away.
         for leftover in checkpoint.folder.glob(".tmp-*.pt"):
             leftover.unlink(missing_ok=True)
-    if wanted:
+    found = (checkpoint.folder / "checkpoint.pt").is_file()
+    if wanted and found:
         checkpoint.resume(trainer)
-    elif rank() == 0 and (checkpoint.folder / "checkpoint.pt").is_file():
+    elif wanted:
+        _log.warning("%s: no checkpoint to resume; the run starts from the beginning", checkpoint.folder)
+    elif rank() == 0 and found:
         _log.warning(
             "%s: holds an earlier run, which the first epoch will overwrite; --resume true would go on with it",
             checkpoint.folder,

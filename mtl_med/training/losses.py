@@ -153,6 +153,7 @@ class MultiTaskLoss(nn.Module):
         tasks: the tasks, or their plain form (see `mtl_med.tasks.as_tasks`).
         weighting: a `Weighting`, or its name.
         losses: per task name the options of its kind's loss, or a module with the same interface.
+        weighting_options: options of a weighting given by name, such as `{"weights": {"dose": 2.0, "oar": 1.0}}`.
 
     Raises:
         UsageError: an unknown task, option or weighting.
@@ -163,6 +164,7 @@ class MultiTaskLoss(nn.Module):
         tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task],
         weighting: Weighting | str = "dwa",
         losses: Mapping[str, Mapping[str, Any] | nn.Module] | None = None,
+        weighting_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tasks = as_tasks(tasks)
@@ -171,7 +173,9 @@ class MultiTaskLoss(nn.Module):
         for name in chosen:
             if name not in names:
                 raise UsageError(f"loss options name the unknown task '{name}'", fix=nearest(name, names))
-        self.weighting = create_weighting(weighting, self.tasks) if isinstance(weighting, str) else weighting
+        if isinstance(weighting, str):
+            weighting = create_weighting(weighting, self.tasks, **(weighting_options or {}))
+        self.weighting = weighting
         options = [chosen.get(name, {}) for name in names]
         self.losses = nn.ModuleList(
             given if isinstance(given, nn.Module) else create_loss(task, **given)

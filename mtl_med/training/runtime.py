@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from mtl_med.errors import UsageError, nearest
+from mtl_med.networks.memory import keep_freed_memory
 from mtl_med.processes import world_size
 
 __all__ = [
     "PRECISIONS",
     "autocast",
     "distribute",
+    "on_device",
     "parameter_groups",
     "pick_device",
     "pick_precision",
@@ -30,15 +32,17 @@ __all__ = [
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of this process: the GPU of its local rank where there is one, else the CPU.
 
     Args:
-        name: "auto", "cpu", "cuda" or "cuda:N".
+        name: "auto", "cpu", "cuda" or "cuda:N"; a device passes through.
 
     Raises:
         UsageError: a GPU is asked for and none is there.
     """
+    if isinstance(name, torch.device):
+        return name
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
@@ -57,7 +61,7 @@ def _cpu_has_fast_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+def pick_precision(name: str, device: torch.device | str) -> torch.dtype | None:
     """The autocast type: bf16 where the device is fast at it, else fp16 on a GPU, else none.
 
     Args:
@@ -67,9 +71,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     Raises:
         UsageError: an unknown precision, or fp16 on a CPU.
     """
+    device = pick_device(device)
     if name == "auto":
         if device.type == "cuda":
-            name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         else:
             name = "bf16" if _cpu_has_fast_bf16() else "fp32"
     if name not in PRECISIONS:
@@ -84,13 +89,21 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return torch.autocast(device.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
 
 
-def distribute(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def distribute(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """The network on its device in channels-last layout, wrapped when several processes train it together."""
-    network = to_channels_last(network.to(device))
+    network, device = on_device(network, device)
     if world_size() == 1:
         return network
     ids = [device.index] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
+
+
+def on_device(network: torch.nn.Module, device: torch.device | str) -> tuple[torch.nn.Module, torch.device]:
+    """The network on a device in channels-last layout, and the device; on a CPU the allocator is tuned for it."""
+    device = pick_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return to_channels_last(network.to(device)), device
 
 
 def to_channels_last(network: torch.nn.Module) -> torch.nn.Module:

@@ -34,16 +34,17 @@ def _dice_tally(task: Task, logits: torch.Tensor, batch: Mapping[str, Any]) -> t
 
 def _error_tally(task: Task, prediction: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
     """Row 0: sum over cases of the mean error, row 1: the same for a prediction of zero."""
-    truth = batch[task.name].double()
-    mask = batch.get("mask_dose")
+    prediction, truth = prediction.double().clamp(min=0), batch[task.name].double()
+    mask = batch.get(f"mask_{task.name}")
     mask = (mask > 0).double() if mask is not None else torch.ones_like(truth)
     labelled = batch[f"labelled_{task.name}"].double().flatten(1).amax(1)
     voxels = mask.flatten(1).sum(1).clamp(min=1)
+    known = (mask * labelled.view(-1, *[1] * (mask.ndim - 1))).expand(truth.shape) > 0  # the rest may be NaN
     errors = [
-        ((value.double() - truth).abs() * mask).flatten(1).sum(1) / voxels
-        for value in (prediction.clamp(min=0), torch.zeros_like(truth))
+        torch.where(known, (value - truth).abs(), 0.0).flatten(1).sum(1) / voxels
+        for value in (prediction, torch.zeros_like(truth))
     ]
-    return torch.stack([(error * labelled).sum()[None] for error in errors])
+    return torch.stack([error.sum()[None] for error in errors])
 
 
 def _recall_tally(task: Task, logits: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:

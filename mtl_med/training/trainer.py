@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mtl_med.errors import MtlMedError
 from mtl_med.tasks import Task, as_tasks
-from mtl_med.training.runtime import autocast, unwrap
+from mtl_med.training.runtime import autocast, pick_device, unwrap
 from mtl_med.training.scores import MeanScore, TaskScore
 
 __all__ = ["MultiTaskEvaluator", "MultiTaskTrainer", "move_batch"]
@@ -23,6 +23,8 @@ __all__ = ["MultiTaskEvaluator", "MultiTaskTrainer", "move_batch"]
 _log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+
+_ENDLESS = 10**6  # epochs
 
 
 def move_batch(batch: Batch, device: torch.device, non_blocking: bool = False) -> Batch:
@@ -42,7 +44,7 @@ class MultiTaskTrainer(SupervisedTrainer):
 
     Args:
         device: device of network and batches.
-        max_epochs: number of epochs.
+        max_epochs: number of epochs; None for a run that ends by minutes.
         train_data_loader: batches as `loading` makes them.
         network: `forward(image) -> dict[str, Tensor]`.
         optimizer: updates the network's parameters (and the weighting's, where it has some).
@@ -57,8 +59,8 @@ class MultiTaskTrainer(SupervisedTrainer):
 
     def __init__(
         self,
-        device: torch.device,
-        max_epochs: int,
+        device: torch.device | str,
+        max_epochs: int | None,
         train_data_loader: DataLoader,
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -70,8 +72,8 @@ class MultiTaskTrainer(SupervisedTrainer):
     ) -> None:
         self.precision, self.max_grad_norm = precision, max_grad_norm
         super().__init__(
-            device=device,
-            max_epochs=max_epochs,
+            device=pick_device(device),
+            max_epochs=_ENDLESS if max_epochs is None else max_epochs,
             train_data_loader=train_data_loader,
             network=network,
             optimizer=optimizer,
@@ -81,8 +83,8 @@ class MultiTaskTrainer(SupervisedTrainer):
             decollate=False,
             optim_set_to_none=True,
         )
-        if precision == torch.float16:
-            self.scaler = torch.amp.GradScaler(device.type)
+        # Under a name of our own: MONAI's `run` resets `scaler` to what its CUDA-only `amp` flag says.
+        self.grad_scaler = torch.amp.GradScaler(self.state.device.type) if precision == torch.float16 else None
 
     def run(self) -> None:  # type: ignore[override]
         """Train until the last epoch; a run that had ended when it was resumed stays as it is."""
@@ -111,18 +113,18 @@ class MultiTaskTrainer(SupervisedTrainer):
         return engine.state.output
 
     def _step(self, loss: torch.Tensor) -> None:
-        scale = self.scaler.scale if self.scaler is not None else (lambda value: value)
+        scale = self.grad_scaler.scale if self.grad_scaler is not None else (lambda value: value)
         scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        if self.scaler is None:
+        if self.grad_scaler is None:
             self.optimizer.step()
         else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
 
 
 class MultiTaskEvaluator(SupervisedEvaluator):
@@ -140,7 +142,7 @@ class MultiTaskEvaluator(SupervisedEvaluator):
 
     def __init__(
         self,
-        device: torch.device,
+        device: torch.device | str,
         val_data_loader: DataLoader,
         network: torch.nn.Module,
         tasks: Any,
@@ -152,7 +154,7 @@ class MultiTaskEvaluator(SupervisedEvaluator):
         self.tasks: tuple[Task, ...] = as_tasks(tasks)
         parts = {task.name: TaskScore(task) for task in self.tasks}
         super().__init__(
-            device=device,
+            device=pick_device(device),
             val_data_loader=val_data_loader,
             network=unwrap(network),
             inferer=inferer,

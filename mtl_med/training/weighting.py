@@ -214,7 +214,7 @@ class Uncertainty(Weighting):
         values = torch.stack(list(losses.values()))
         index = [self.index(name) for name in losses]
         c, r = torch.tensor([self.coefficients[i] for i in index], dtype=values.dtype, device=values.device).T
-        s = self.log_scales[index].to(values.dtype)
+        s = self.log_scales.to(values)[index]
         scale = c * torch.exp(-s)
         overall = values.detach()
         if self.training:

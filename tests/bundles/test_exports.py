@@ -108,13 +108,17 @@ def test_metadata_tells_the_same_as_the_configs(bundle: Path) -> None:
 def test_all_configs_build_the_same_network(bundle: Path) -> None:
     """Tasks and options of the network; training adds priors for the first weights, inference stacks the outputs."""
     train, inference, evaluate = (config(bundle, f"{name}.json") for name in ("train", "inference", "evaluate"))
-    assert train["tasks"] == inference["tasks"]
     ours, theirs = dict(train["network_def"]), dict(inference["network_def"])
     assert theirs.pop("stacked") is evaluate["network_def#stacked"] is True
     ours.pop("priors", None)
     assert ours == theirs
-    for name in ("patch_size", "method", "inputs", "study"):
-        assert inference[name] == evaluate[name]
+    # What weights remember of their training goes before the config; without weights both configs mean the same.
+    assert train["tasks"] == inference["default_tasks"]
+    assert train["network_options"] == inference["default_network_options"]
+    for name in ("tasks", "method", "inputs", "patch_size", "study", "network_options"):
+        assert inference[name].startswith(f"$mtl_med.bundle.trained(@weights, '{name}'")
+        assert evaluate[name] == f"$mtl_med.bundle.trained(@weights, '{name}')"
+        assert name in train["settings"]
     assert str(train["patch_size"]) in inference["patch_size"]
 
 

@@ -131,20 +131,21 @@ def test_two_writes_give_equal_bytes(tmp_path):
         assert path.read_bytes() == (folders[1] / "a" / path.name).read_bytes(), path.name
 
 
-def test_a_clean_ct_file_is_linked_not_copied(tmp_path):
+def test_a_clean_ct_file_is_copied_byte_for_byte(tmp_path):
     source = tmp_path / "study" / "ct.nii.gz"
     write_nifti(source, _ct(), GRID)
     before = source.read_bytes()
     for _ in range(2):
         results.write_prediction(tmp_path / "out", "a", GRID, ct=source)
-    assert os.path.samefile(source, tmp_path / "out" / "a" / "ct.nii.gz")
+    copy = tmp_path / "out" / "a" / "ct.nii.gz"
+    assert copy.read_bytes() == before
     assert [path.name for path in (tmp_path / "out" / "a").iterdir()] == ["ct.nii.gz"]
-    # A later CT of the prediction must not reach through the link into the study.
-    results.write_prediction(tmp_path / "out", "a", GRID, ct=np.zeros(SHAPE, dtype=np.int16))
+    # A program that saves in place over the copy must not reach through a link into the study.
+    copy.write_bytes(b"")
     assert source.read_bytes() == before
 
 
-def test_a_link_replaces_the_ct_of_an_earlier_run(tmp_path):
+def test_a_copy_replaces_the_ct_of_an_earlier_run(tmp_path):
     source = tmp_path / "ct.nii.gz"
     write_nifti(source, _ct(), GRID)
     results.write_prediction(tmp_path / "out", "a", GRID, ct=np.zeros(SHAPE, dtype=np.int16))

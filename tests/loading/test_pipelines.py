@@ -84,6 +84,18 @@ def test_a_training_patch_without_augmentation_is_a_piece_of_the_case(tiny_study
             assert float(item["image"][1][hit]) == ptv[source]
 
 
+def test_padding_repeats_the_image_but_no_label(tiny_study: Path) -> None:
+    """A voxel beyond the scan has no dose and belongs to no structure or mask, whatever the border holds."""
+    item = validation_transforms(TASKS, "ct+ptv", (60, 36, 32))(study_items(tiny_study, "tune", TASKS, "ct+ptv")[0])
+    assert item["image"].shape == (2, 60, 36, 32)
+    beyond = [slice(0, 10), slice(50, 60)]
+    for part in beyond:
+        assert not any(bool(item[key][:, part].any()) for key in ("oar", "dose", "mask_dose"))
+        assert bool((item["image"][0, part] < -0.9).all())
+        assert not item["image"][1, part].any()
+    assert item["mask_dose"].sum() == array(tiny_study, "p4", "mask_dose").sum()
+
+
 def test_mirrored_patches_keep_left_and_right(tiny_study: Path) -> None:
     """In RAS Parotid_R lies at larger indices of axis 0 than Parotid_L, in every patch, mirrored or not."""
     items = study_items(tiny_study, "fit", TASKS, "ct")

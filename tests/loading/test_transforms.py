@@ -12,7 +12,14 @@ from monai.transforms import Compose
 from mtl_med.errors import GeometryError, UsageError
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import write_nifti
-from mtl_med.loading.transforms import LoadCased, RandCropAroundMaskd, RandIntensityd, RandMirrord, mirror_permutation
+from mtl_med.loading.transforms import (
+    CropToMaskd,
+    LoadCased,
+    RandCropAroundMaskd,
+    RandIntensityd,
+    RandMirrord,
+    mirror_permutation,
+)
 from mtl_med.tasks import Task
 
 SHAPE = (4, 3, 2)
@@ -139,6 +146,41 @@ class TestCrop:
     def test_a_volume_smaller_than_the_patch_is_refused(self) -> None:
         with pytest.raises(UsageError, match="a volume of 3 voxels is smaller than the patch of 4"):
             RandCropAroundMaskd(["image"], "mask", (4, 4, 4))({"image": torch.zeros(1, 8, 3, 8)})
+
+
+class TestCropToMask:
+    def cut(self, box: tuple[int, int], least: int, margin: int, size: int = 20) -> tuple[int, int]:
+        """First and last voxel along axis 0 that are kept."""
+        mask = torch.zeros(1, size, 2, 2)
+        mask[:, slice(*box)] = 1
+        item = CropToMaskd(["image", "mask"], "mask", (least, 1, 1), margin)(
+            {"image": located(mask.shape[1:]), "mask": mask}
+        )
+        kept = item["image"][0, :, 0, 0].tolist()
+        assert kept == list(range(int(kept[0]), int(kept[-1]) + 1))
+        assert torch.equal(item["mask"], mask[:, int(kept[0]) : int(kept[-1]) + 1])
+        return int(kept[0]), int(kept[-1])
+
+    @pytest.mark.parametrize(
+        ("box", "least", "margin", "expected"),
+        [
+            ((8, 12), 1, 2, (6, 13)),
+            ((8, 12), 10, 2, (5, 14)),
+            ((0, 4), 10, 2, (0, 9)),
+            ((17, 20), 10, 2, (10, 19)),
+            ((2, 18), 1, 9, (0, 19)),
+            ((8, 12), 30, 0, (0, 19)),
+        ],
+        ids=["margin", "least-size", "at-the-start", "at-the-end", "whole", "too-small"],
+    )
+    def test_box(self, box: tuple[int, int], least: int, margin: int, expected: tuple[int, int]) -> None:
+        assert self.cut(box, least, margin) == expected
+
+    def test_without_a_mask_nothing_is_cut(self) -> None:
+        image = located((5, 4, 3))
+        crop = CropToMaskd(["image"], "mask", (2, 2, 2))
+        assert torch.equal(crop({"image": image})["image"], image)
+        assert torch.equal(crop({"image": image, "mask": torch.zeros(1, 5, 4, 3)})["image"], image)
 
 
 class TestMirror:

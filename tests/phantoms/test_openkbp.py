@@ -31,7 +31,11 @@ def lines_of(path: Path) -> list[str]:
 
 def test_folders_and_note(cohort):
     assert sorted(path.name for path in cohort.iterdir()) == [NOTE_NAME, "train-pats", "validation-pats"]
-    assert [path.name for path in sorted(cohort.glob("*-pats/*"))] == ["pt_phantom001", "pt_phantom002", "pt_phantom201"]
+    assert [path.name for path in sorted(cohort.glob("*-pats/*"))] == [
+        "pt_phantom001",
+        "pt_phantom002",
+        "pt_phantom201",
+    ]
     assert "not patients" in (cohort / NOTE_NAME).read_text(encoding="utf-8")
 
 

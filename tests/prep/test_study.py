@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mtl_med.errors import UsageError
+from mtl_med.errors import OutputError, UsageError
 from mtl_med.files import sha256_file
 from mtl_med.manifest import Case, Manifest
 from mtl_med.prep.engine import Report, prepare
@@ -134,6 +135,26 @@ def test_a_study_inside_the_raw_data_is_refused(cohort, recipe: Recipe) -> None:
         prepare(recipe, source, source / "study")
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "replacing"])
+def test_a_case_gets_its_name_whole_or_not_at_all(
+    cohort, recipe: Recipe, tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """Where the last step fails, neither a new folder nor anything temporary is there."""
+    source, study = cohort(train=1), tmp_path / "study"
+    if earlier:
+        prepare(recipe, source, study)
+        replace_first_dose(source / "train-pats" / "pt_1")
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    before = tree(study / "cases") if earlier else {}
+    with pytest.raises(OutputError, match="No space left on device. Free some space"):
+        prepare(recipe, source, study)
+    assert tree(study / "cases") == before
+
+
 # Runs that end early, as processes of their own.
 
 
@@ -157,7 +178,8 @@ def start(cohort, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
 
     yield begin
     for process in running:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers too: they hold the pipe that is read next
         process.communicate()
 
 

@@ -158,7 +158,7 @@ class Run:
             folder, self.network, self.optimizer, self.loss, self.schedule, self.validation, settings or SETTINGS
         )
         state = SimpleNamespace(epoch=0, iteration=0, epoch_length=4, max_epochs=limits.get("epochs", 2), metrics={})
-        self.trainer: Any = SimpleNamespace(state=state, scaler=None, terminate=lambda: None)
+        self.trainer: Any = SimpleNamespace(state=state, grad_scaler=None, terminate=lambda: None)
 
     def epoch(self) -> None:
         """One step, a validation, a checkpoint."""
@@ -248,10 +248,26 @@ class TestCheckpoint:
         with pytest.raises(UsageError, match=f"--resume: '{word}' is neither true nor false"):
             start(run.trainer, run.checkpoint, word)
 
-    def test_resume_without_a_checkpoint_is_refused(self, tmp_path: Path) -> None:
+    def test_resume_without_a_checkpoint_starts_from_the_beginning(self, tmp_path: Path, caplog) -> None:
+        """So that one command can be given again and again until the run is done."""
         run = Run(tmp_path)
-        with pytest.raises(ModelError, match="there is no checkpoint to resume"):
-            start(run.trainer, run.checkpoint, "true")
+        start(run.trainer, run.checkpoint, "true")
+        assert run.trainer.state.epoch == 0
+        assert "no checkpoint to resume; the run starts from the beginning" in caplog.text
+
+    def test_an_epoch_of_another_length_is_refused(self, folder: Path) -> None:
+        run = Run(folder)
+        run.trainer.state.epoch_length = 5
+        with pytest.raises(ModelError, match="epoch_length was 4, now 5"):
+            start(run.trainer, run.checkpoint, True)
+
+    def test_an_epoch_that_the_clock_cut_short_counts_as_whole(self, tmp_path: Path) -> None:
+        run = Run(tmp_path, epochs=9, minutes=60)
+        run.trainer.state.iteration = -2  # two of four steps
+        run.epoch()
+        again = Run(tmp_path, epochs=9, minutes=60)
+        start(again.trainer, again.checkpoint, True)
+        assert (again.trainer.state.epoch, again.trainer.state.iteration) == (1, 4)
 
     def test_a_new_run_over_an_old_one_is_warned_of(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         before = {path: path.read_bytes() for path in folder.iterdir()}

@@ -33,7 +33,7 @@ class Trainings:
         given = {
             **{"bundle_root": str(self.root / BUNDLE), "dataset_dir": str(self.study), "batch_size": 1},
             **{"output_dir": str(self.folder / name), "epochs": EPOCHS, "workers": workers, "resume": str(resume)},
-            **{"patch_size": [24, 24, 24], "network_def#channels": [4, 8], "network_def#bottleneck": 8},
+            **{"patch_size": [24, 24, 24], "network_options#channels": [4, 8], "network_options#bottleneck": 8},
             **(overrides or {}),
         }
         configs = [str(self.root / BUNDLE / "configs" / "train.json")]

@@ -32,7 +32,7 @@ class Runs:
         given = {
             **{"bundle_root": str(self.root / BUNDLE), "dataset_dir": str(self.study), "workers": 0, "epochs": 3},
             **{"output_dir": str(self.folder / name), "patch_size": [24, 24, 24], "precision": "fp32"},
-            **{"network_def#channels": [4, 8], "network_def#bottleneck": 8},
+            **{"network_options#channels": [4, 8], "network_options#bottleneck": 8},
             **(overrides or {}),
         }
         request |= {"configs": [str(self.root / BUNDLE / "configs" / file) for file in files], "overrides": given}
