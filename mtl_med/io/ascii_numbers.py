@@ -40,9 +40,8 @@ def _repeat(byte: int) -> np.uint64:
 
 _KEEP_LAST = np.array([((1 << 8 * n) - 1) << 8 * (8 - n) for n in range(9)], dtype=np.uint64)
 _DIGITS_BEFORE = {separator: _word(b"0" * 7 + bytes([separator])) for separator in (_COMMA, _NEWLINE)}
-_CARRY = _word(
-    b"\x76" * 7 + b"\x7f"
-)  # carries into a byte's top bit where a digit is above 9 or the separator is wrong
+# Added to a word, it sets the top bit of a byte where a digit is above 9 or the separator is a wrong one.
+_CARRY = _word(b"\x76" * 7 + b"\x7f")
 _ONES, _TOP_BITS, _DOTS = _repeat(0x01), _repeat(0x80), _repeat(_DOT ^ ord("0"))
 _BYTE_NUMBER = np.uint64(sum(k << (56 - 8 * k) for k in range(8)))  # (1 << 8 k) * this >> 56 is k
 _SCALE = np.float32(10.0) ** np.arange(8, dtype=np.float32)  # by number of decimals
