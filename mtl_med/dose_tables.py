@@ -164,7 +164,7 @@ def _signed_distance_mm(
     """Distance of the mask's voxels to the nearest voxel of the target, negative inside to the nearest outside, mm."""
     from scipy.ndimage import distance_transform_edt, find_objects
 
-    # One voxel around both is enough for the nearest voxel of either side, and several times faster than the grid.
+    # One voxel around both is enough for the nearest voxel of either side, and faster than the grid.
     (span,) = find_objects((target | mask).astype(np.uint8))
     box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in span)
     inside = target[box]

@@ -73,7 +73,7 @@ def write_prediction(
         folder: folder of all predictions; the files go into `<folder>/<case_id>`.
         case_id: id of the case.
         grid: grid of everything given.
-        ct: (X, Y, Z) HU, or the NIfTI file that holds it, which is linked or copied where it is on `grid` already.
+        ct: (X, Y, Z) HU, or the NIfTI file that holds it, which is copied where it is on `grid` already.
         dose_gy: (X, Y, Z) Gy.
         structures: name -> (X, Y, Z) mask, in the order of the labels; masks may overlap.
 

@@ -58,7 +58,7 @@ def hd95_mm(truth: NDArray, prediction: NDArray, spacing_mm: Sequence[float]) ->
 
     box = _bounding_box(truth | prediction)
     surfaces = [_surface(mask[box]) * np.asarray(spacing_mm, dtype=np.float64) for mask in (truth, prediction)]
-    # A surface has few points in its box: a tree is several times faster than two distance transforms.
+    # A surface has few points in its box: a tree is faster than two distance transforms.
     pairs = (surfaces, surfaces[::-1])
     return max(float(np.percentile(KDTree(other).query(points)[0], 95.0)) for points, other in pairs)
 

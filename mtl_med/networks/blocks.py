@@ -38,7 +38,7 @@ def default_norm(spatial_dims: int) -> NormSpec:
 def norm_layer(norm: NormSpec, spatial_dims: int, channels: int) -> nn.Module:
     """The norm that a MONAI spec names; None is the default of `spatial_dims`.
 
-    Instance norm comes as our own class: same maths and state keys, several times faster in channels-last memory.
+    Instance norm comes as our own class: same maths and state keys, faster in channels-last memory.
 
     Raises:
         UsageError: MONAI knows no norm of this name.

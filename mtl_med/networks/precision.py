@@ -23,7 +23,7 @@ def full_precision(layer: nn.Linear | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tenso
         x = x.to(weight.dtype)
         if isinstance(layer, nn.Linear) or bias is None or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return layer(x)
-        # A 1x1 convolution is a matrix product, which is three times faster in fp32. Each memory order has its own
+        # A 1x1 convolution is a matrix product, which is faster in fp32. Each memory order has its own
         # form, so that the gradient comes back in the order of x.
         tokens, matrix = x.flatten(2), weight.flatten(1)  # (B, C, N), (out, C)
         if x.is_contiguous():
