@@ -11,7 +11,7 @@ REQUIRE_JUDGES ?= 0
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench lint format clean
+.PHONY: help venv demo test judges bench lint format clean
 
 help:  ## this list
 	@echo "usage: make TARGET"
@@ -24,6 +24,9 @@ demo: $(STAMP)  ## the whole way once, on phantoms, or on real patients with DAT
 
 test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing data from a skip into a failure
 	REQUIRE_JUDGES=$(REQUIRE_JUDGES) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+judges: $(STAMP)  ## other implementations that some tests compare with, where pip alone would ask for too much
+	$(BIN)/python -m pip install --no-deps LibMTL==1.1.5
 
 bench: $(STAMP)  ## step times and memory, loader, preparation: ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
@@ -52,5 +55,5 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	  echo "Python's venv module is missing. Install it with: sudo apt-get install python3-venv"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,grad]'
 	@touch $(STAMP)

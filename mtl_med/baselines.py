@@ -83,12 +83,16 @@ def _write(table: DoseTable, out: Path, case: Case) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mtl-med baseline`."""
-    parser.add_argument("--study", type=Path, required=True, help="the study folder")
-    parser.add_argument("--kind", choices=tuple(KINDS), required=True, help="what the table is keyed by")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the predictions")
-    parser.add_argument("--split", default="validation", help="split to predict (default: validation)")
-    parser.add_argument("--fit-split", default="fit", help="split to fit (default: fit)")
-    parser.add_argument("--workers", type=int, default=1, help="number of processes (default: 1)")
+    parser.add_argument("--study", type=Path, required=True, help="study folder: doses and contours")
+    about = "a voxel gets the median dose of voxels in the same structures, or equally far (mm) from each target"
+    parser.add_argument("--kind", choices=tuple(KINDS), required=True, help=about)
+    about = "folder of predictions to write: dose.nii.gz (Gy) in one folder per case"
+    parser.add_argument("--out", type=Path, required=True, help=about)
+    about = "split to predict: fit, tune, validation or test (default: validation)"
+    parser.add_argument("--split", default="validation", help=about)
+    about = "split whose planned doses the medians are taken from (default: fit)"
+    parser.add_argument("--fit-split", default="fit", help=about)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases at a time (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:

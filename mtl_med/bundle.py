@@ -103,7 +103,9 @@ def _flags(arguments: Sequence[str]) -> dict[str, str]:
     return flags
 
 
-def _config_files(text: str) -> list[str]:
+def _config_files(text: str | Sequence[str]) -> list[str]:
+    if not isinstance(text, str):  # from an args_file
+        return [str(item) for item in text]
     if not text.strip().startswith(("[", "(")):
         return [text] if text else []
     try:

@@ -58,6 +58,11 @@ COMMANDS = {
         "predictions by a table instead of a network, to compare with",
         "mtl-med baseline --kind distance --study study --out baseline",
     ),
+    "compare": Command(
+        "mtl_med.comparison.command",
+        "methods x seeds, trained and scored alike, as one table with intervals",
+        "mtl-med compare axial --study study --out comparison",
+    ),
     "info": Command(
         "mtl_med.info",
         "what methods, encoders and bundles there are, or what lies in a study folder",

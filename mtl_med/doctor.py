@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import importlib.metadata
 import os
 import platform
@@ -19,6 +20,7 @@ from mtl_med.errors import EXIT_OK, EXIT_OUR_FAULT
 __all__ = ["Requirement", "add_arguments", "requirements", "run", "version_tuple"]
 
 DISTRIBUTION = "mtl_med"
+CHECKOUT_SETUP = Path(__file__).resolve().parents[1] / "setup.cfg"
 PYTHON_REQUIRED = (3, 11)
 _REQUIREMENT = re.compile(
     r"^(?P<name>[\w.-]+)\s*(?:>=\s*(?P<minimum>[\w.]+))?[^;]*(?:;.*extra == [\"'](?P<extra>\w+))?"
@@ -59,21 +61,36 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def requirements(lines: list[str] | None = None) -> list[Requirement]:
-    """What the installed metadata asks for, with what is there.
+    """What mtl_med asks for, with what is there.
 
     Args:
-        lines: requirements in the form of pip; default: those of the installed mtl_med. Empty when it is not installed.
+        lines: requirements in the form of pip; default: what mtl_med declares. Empty when it is not installed.
     """
     if lines is None:
-        try:
-            lines = importlib.metadata.requires(DISTRIBUTION) or []
-        except importlib.metadata.PackageNotFoundError:
-            lines = []
+        lines = _declared()
     matches = [match for line in lines if (match := _REQUIREMENT.match(line))]
     return [
         Requirement(match["name"], match["minimum"] or "", match["extra"] or "", _found(match["name"]))
         for match in matches
     ]
+
+
+def _declared() -> list[str]:
+    """Requirements of the installed mtl_med; in a checkout those of its setup.cfg, which may be newer."""
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return _of_setup(CHECKOUT_SETUP) if CHECKOUT_SETUP.is_file() else lines
+
+
+def _of_setup(path: Path) -> list[str]:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(path, encoding="utf-8")
+    lines = config["options"]["install_requires"].split("\n")
+    for extra, members in config["options.extras_require"].items():
+        lines += [f'{line}; extra == "{extra}"' for line in members.split("\n") if line]
+    return [line for line in lines if line]
 
 
 def _found(name: str) -> str | None:
@@ -169,8 +186,9 @@ def _devices() -> Iterator[str]:
 
 
 def _bf16_on_cpu() -> str:
-    import torch
-
-    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()
-    units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
-    return f"in the processor's hardware ({', '.join(units)})" if units else "not in the processor's hardware"
+    """What training with `precision auto` decides by."""
+    try:
+        from mtl_med.training.runtime import cpu_has_fast_bf16
+    except (ImportError, OSError) as error:
+        return f"cannot be told: {error}"
+    return "in the processor's hardware" if cpu_has_fast_bf16() else "not in the processor's hardware"

@@ -23,8 +23,9 @@ from mtl_med.files import read_json, sha256_file
 from mtl_med.io import results
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.rows import Row, write_rows
-from mtl_med.metrics.summary import overall, summary
+from mtl_med.metrics.summary import aggregate_rows, overall, summary
 from mtl_med.parallel import map_cases
+from mtl_med.prep.recipe import load_recipe, recipe_names
 from mtl_med.provenance import write_record
 from mtl_med.scoring import Wanted, score_case
 
@@ -47,6 +48,7 @@ class Evaluation:
         fingerprint: of the study.
         odd: ids of scored cases with notes in the study's quality table.
         other_study: the predictions say that they were made on another study.
+        old_recipe: name of the shipped recipe where the study says that it was prepared by another version of it.
     """
 
     rows: list[Row]
@@ -57,12 +59,18 @@ class Evaluation:
     fingerprint: str
     odd: tuple[str, ...] = ()
     other_study: bool = False
+    old_recipe: str = ""
 
     def text(self) -> str:
         """The summary, and below it which cases it does not cover."""
         lines = [summary(self.rows)]
         if self.other_study:
             lines.append("CAUTION: these predictions were made on another study than the one they are scored against")
+        if self.old_recipe:
+            lines.append(
+                f"CAUTION: this study was prepared by another version of the recipe '{self.old_recipe}'; to renew it, "
+                f"run `mtl-med prep {self.old_recipe}` on the same folders again"
+            )
         if self.odd:
             lines.append(f"scored although quality.csv notes something odd: {_listing(self.odd)}")
         if self.without_prediction:
@@ -121,16 +129,25 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
         unknown=tuple(name for name in folders if name not in ids),
         fingerprint=manifest.fingerprint,
         odd=tuple(case.id for case in scored if case.notes),
-        other_study=_made_on(Path(predictions)) not in ("", manifest.fingerprint),
+        other_study=_recorded_hash(Path(predictions), "fingerprint") not in ("", manifest.fingerprint),
+        old_recipe=_old_recipe(manifest),
     )
 
 
-def _made_on(predictions: Path) -> str:
-    """Fingerprint of the study that the predictions were made on; "" where they do not tell."""
-    path = predictions / "run.json"
+def _recorded_hash(folder: Path, name: str) -> str:
+    """A hash that the record of the folder's making holds; "" where it does not tell."""
+    path = folder / "run.json"
     record = read_json(path) if path.is_file() else {}
     hashes = record.get("hashes", {}) if isinstance(record, dict) else {}
-    return str(hashes.get("fingerprint", "")) if isinstance(hashes, dict) else ""
+    return str(hashes.get(name, "")) if isinstance(hashes, dict) else ""
+
+
+def _old_recipe(manifest: Manifest) -> str:
+    """Name of the recipe of the study's data set where the study was prepared by another version of it, else ""."""
+    made_by = _recorded_hash(manifest.root, "recipe")
+    if not made_by or manifest.dataset not in recipe_names():
+        return ""
+    return "" if made_by == load_recipe(manifest.dataset).digest else manifest.dataset
 
 
 def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wanted, dict[str, str]]:
@@ -151,7 +168,7 @@ def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wa
 
 
 def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str, object], seconds: float) -> Path:
-    """Write the rows to `out` and a record of the run beside it.
+    """Write the rows, below them the scores over all cases (rows without a case), and a record of the run beside it.
 
     The record is called after the table (`metrics.csv` -> `metrics.run.json`), since a folder of predictions has a
     `run.json` of its own.
@@ -166,7 +183,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         The record's path.
     """
     out = Path(out)
-    write_rows(out, result.rows)
+    write_rows(out, [*result.rows, *aggregate_rows(result.rows)])
     record = out.with_name(f"{out.stem}.run.json")
     fields = {
         **asked,
@@ -176,6 +193,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         "scored": list(result.scored),
         "odd": list(result.odd),
         "other_study": result.other_study,
+        "old_recipe": result.old_recipe,
         "without_prediction": list(result.without_prediction),
         "unknown": list(result.unknown),
         "failed": result.failures,
@@ -186,11 +204,14 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mtl-med evaluate`."""
-    parser.add_argument("--study", type=Path, required=True, help="the study folder")
-    parser.add_argument("--predictions", type=Path, required=True, help="folder with one folder per case")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write, such as metrics.csv")
-    parser.add_argument("--split", help="score only this split, and miss none of its cases (default: all predictions)")
-    parser.add_argument("--workers", type=int, default=1, help="number of processes (default: 1)")
+    parser.add_argument("--study", type=Path, required=True, help="study folder: planned doses and contours")
+    about = "folder with one folder per case that holds dose.nii.gz (Gy), structures.seg.nrrd or both"
+    parser.add_argument("--predictions", type=Path, required=True, help=about)
+    about = "CSV table to write, one score per row with its unit, such as metrics.csv"
+    parser.add_argument("--out", type=Path, required=True, help=about)
+    about = "score this split alone: fit, tune, validation or test; a case of it that has no prediction is a failure"
+    parser.add_argument("--split", help=f"{about} (default: every case that has a prediction)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases scored at a time (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,14 +17,13 @@ from monai.inferers import Inferer
 from monai.transforms import Compose, Invertd, Transform
 
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, find_error
-from mtl_med.files import load_weights, sha256_file
+from mtl_med.files import load_weights
 from mtl_med.geometry import Grid, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import write_prediction
-from mtl_med.loading.datalist import study_fingerprint
+from mtl_med.ledger import Ledger
 from mtl_med.loading.pipelines import body_mask
 from mtl_med.networks import split_stacked
-from mtl_med.provenance import write_record
 from mtl_med.tasks import Task, as_tasks
 from mtl_med.training.checkpoints import load_into
 from mtl_med.training.runtime import autocast, on_device, pick_device
@@ -32,6 +31,7 @@ from mtl_med.training.trainer import move_batch
 
 __all__ = [
     "CaseDataset",
+    "Ledger",
     "Predictor",
     "SplitPredictiond",
     "WritePredictiond",
@@ -72,6 +72,7 @@ class Predictor(SupervisedEvaluator):
         network: returns the stacked tensor `pred` (B, C, X, Y, Z).
         inferer: a sliding window with the size of the training patch.
         postprocessing: what turns `pred` into files.
+        ledger: takes note of every finished case, and leaves the record of the run.
         precision: autocast type, None for full precision.
     """
 
@@ -84,8 +85,9 @@ class Predictor(SupervisedEvaluator):
         postprocessing: Transform | None = None,
         precision: torch.dtype | None = None,
         val_handlers: Sequence[Any] = (),
+        ledger: Ledger | None = None,
     ) -> None:
-        self.precision = precision
+        self.precision, self.ledger = precision, ledger
         self.failures: dict[str, str] = {}
         super().__init__(
             device=pick_device(device),
@@ -95,6 +97,11 @@ class Predictor(SupervisedEvaluator):
             postprocessing=postprocessing,
             val_handlers=list(val_handlers),
         )
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Predict every case; nothing where all are finished already."""
+        if self.state.epoch_length:
+            super().run(global_epoch)
 
     def _iteration(self, engine: Predictor, batchdata: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         case_id = batchdata["id"][0]
@@ -119,6 +126,8 @@ class Predictor(SupervisedEvaluator):
                 raise
             self._fail(case_id, str(ours))
             return engine.state.output
+        if self.ledger is not None:
+            self.ledger.note(case_id, batchdata["source"][0])
         done, total = engine.state.iteration, engine.state.epoch_length
         _log.info("%d/%d  %s  %.1f s", done, total, case_id, time.monotonic() - started)
         return engine.state.output
@@ -127,22 +136,10 @@ class Predictor(SupervisedEvaluator):
         self.failures[case_id] = sentence
         _log.error("%s failed: %s", case_id, sentence)
 
-    def record(self, output_dir: str | Path, weights: str | Path, dataset_dir: str | Path) -> None:
-        """Leave `run.json` beside the predictions.
-
-        Args:
-            output_dir: folder of the predictions.
-            weights: what was used; its hash is recorded.
-            dataset_dir: a study folder, whose fingerprint is recorded, or a folder of CT images.
-        """
-        fields = {
-            "weights": {"path": str(weights), "sha256": sha256_file(weights)},
-            "source": str(dataset_dir),
-            "hashes": {"fingerprint": study_fingerprint(dataset_dir)},
-            "cases": self.state.epoch_length,
-            "failed": self.failures,
-        }
-        write_record(Path(output_dir) / "run.json", "predict", fields, ("torch", "monai", "numpy"))
+    def record(self) -> None:
+        """Leave the record of the run beside the predictions."""
+        if self.ledger is not None:
+            self.ledger.write(self.failures)
 
     def end(self, score: Callable[[], int] | None = None) -> None:
         """End the process with 4 when some cases failed, 5 when all did; else with the code of `score`, if not 0.
@@ -153,7 +150,8 @@ class Predictor(SupervisedEvaluator):
         failed = len(self.failures)
         if failed:
             _log.error("%d of %d cases failed", failed, self.state.epoch_length)
-        if failed and failed == self.state.epoch_length:
+        earlier = self.ledger.finished if self.ledger is not None else {}
+        if failed and failed == self.state.epoch_length and not earlier:
             raise SystemExit(EXIT_ALL_FAILED)
         code = score() if score is not None else EXIT_OK
         if failed or code:

@@ -15,11 +15,12 @@ from mtl_med.manifest import SPLITS, Case, Manifest
 
 __all__ = ["TOPICS", "add_arguments", "bundles", "data", "encoders", "methods", "run"]
 
-# The tasks of the OpenKBP bundle, for which parameters are counted.
+# The tasks of the OpenKBP bundle, for which parameters and work are counted.
 _TASKS: dict[str, dict[str, Any]] = {
     "oar": {"kind": "segmentation", "channels": 7},
     "dose": {"kind": "regression", "unit": "Gy"},
 }
+_PATCHES = {3: (112, 80, 96), 2: (224, 224)}
 _MIB = 2**20
 
 
@@ -40,19 +41,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def methods(_: Path | None = None) -> Iterable[str]:
-    """One line per method: name, parameters of the 3D network of the OpenKBP bundle's tasks, summary, paper."""
-    import torch
-
-    from mtl_med.networks import METHODS, create_network
-
-    rows = []
-    for name, method in METHODS.items():
-        with torch.device("meta"):  # counts without memory or initialisation
-            network = create_network(name, _TASKS, spatial_dims=3, stem_stride=2)
-        count = sum(parameter.numel() for parameter in network.parameters())
-        rows.append((name, f"{count / 1e6:.2f} M", method.summary, method.paper))
-    yield "methods (--method), parameters in 3D with 7 organs and dose"
+    """One line per method: name, parameters and forward work in 3D and in 2D, summary, paper."""
+    rows = [("", "3D", "", "2D", "", "", "")]
+    for name, method in _method_table().items():
+        rows.append((name, *_size(name, 3), *_size(name, 2), method.summary, method.paper))
+    yield "methods (--method): parameters, and GFLOP of a forward pass, with 7 organs and dose"
+    yield f"3D: plain encoder, patch {_numbers(_PATCHES[3])}; 2D: ResNet-50, image {_numbers(_PATCHES[2])}"
     yield from _columns(rows)
+
+
+def _method_table() -> dict[str, Any]:
+    from mtl_med.networks import METHODS
+
+    return METHODS
+
+
+def _size(method: str, spatial_dims: int) -> tuple[str, str]:
+    """Parameters and work of a method's network, counted without memory or arithmetic."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mtl_med.networks import create_network
+
+    encoder = "plain" if spatial_dims == 3 else "resnet50"
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network = create_network(method, _TASKS, spatial_dims, 2, encoder, stem_stride=2).eval()
+        network(torch.empty(1, 2, *_PATCHES[spatial_dims]))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return f"{count / 1e6:.2f} M", f"{counter.get_total_flops() / 1e9:.1f}"
 
 
 def encoders(_: Path | None = None) -> Iterable[str]:

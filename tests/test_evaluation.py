@@ -20,6 +20,7 @@ from mtl_med.io.nifti import write_nifti
 from mtl_med.io.results import write_prediction
 from mtl_med.manifest import Case, Manifest, Structure
 from mtl_med.metrics.rows import read_rows
+from mtl_med.prep.recipe import load_recipe
 
 SHAPE = (26, 22, 18)
 SPACING = (3.0, 2.5, 4.0)
@@ -317,6 +318,24 @@ def test_a_structure_that_the_study_does_not_know_is_named(study, predictions, c
     assert not any(row.structure == "Spleen" for row in result.rows)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "recipe", "warned"),
+    [("openkbp", "0" * 64, True), ("openkbp", "", False), ("openkbp", "shipped", False), ("made-up", "0" * 64, False)],
+    ids=["another version", "none told", "the shipped one", "no such recipe"],
+)
+def test_a_study_of_another_version_of_its_recipe_is_said_in_one_line(
+    study, predictions, tmp_path, dataset, recipe, warned
+):
+    digest = load_recipe("openkbp").digest if recipe == "shipped" else recipe
+    shutil.copytree(study, tmp_path / "study")
+    made = json.loads((study / "manifest.json").read_text()) | {"dataset": dataset}
+    (tmp_path / "study" / "manifest.json").write_text(json.dumps(made))
+    (tmp_path / "study" / "run.json").write_text(json.dumps({"hashes": {"recipe": digest} if digest else {}}))
+    result = evaluate(tmp_path / "study", predictions)
+    lines = [line for line in result.text().splitlines() if "another version of the recipe 'openkbp'" in line]
+    assert (len(lines), result.old_recipe) == ((1, "openkbp") if warned else (0, ""))
+
+
 # ---- bad files ----
 
 
@@ -369,15 +388,21 @@ def _run(*words) -> int:
 def test_the_command_writes_the_table_a_record_and_a_summary(study, predictions, tmp_path, capsys):
     out = tmp_path / "metrics.csv"
     assert _run("--study", study, "--predictions", predictions, "--out", out, "--split", "validation") == 0
+    rows = read_rows(out)
     np.testing.assert_equal(
-        [row.value for row in read_rows(out)], [row.value for row in evaluate(study, predictions).rows]
+        [row.value for row in rows if row.case], [row.value for row in evaluate(study, predictions).rows]
     )
+    over_all = [row for row in rows if not row.case]
+    assert rows[-len(over_all) :] == over_all, "at the end"
+    assert {row.metric for row in over_all} == {"dose_score", "dvh_score", "mae_in_mask", "mae_whole_grid", "mean_dice"}
+    assert all(row.value == overall(rows)[row.metric] for row in over_all)
     record = json.loads((tmp_path / "metrics.run.json").read_text())
     assert record["scored"] == ["pt_1", "pt_2"]
     assert record["hashes"]["fingerprint"] == Manifest.read(study).fingerprint
     assert record["scores"] == overall(read_rows(out))
     text = capsys.readouterr().out
     assert "dose score" in text and "Parotid_L" in text and str(out) in text
+    assert "DVH (Gy)" in text and "CAUTION" not in text
 
 
 def test_two_runs_and_any_number_of_workers_give_equal_tables(study, predictions, tmp_path):

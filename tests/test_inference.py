@@ -16,9 +16,16 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, ModelError, OutputError, find_error
-from mtl_med.files import sha256_file
 from mtl_med.geometry import Grid, same_grid
-from mtl_med.inference import CaseDataset, Predictor, SplitPredictiond, case_loader, postprocessing, with_weights
+from mtl_med.inference import (
+    CaseDataset,
+    Ledger,
+    Predictor,
+    SplitPredictiond,
+    case_loader,
+    postprocessing,
+    with_weights,
+)
 from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.io.results import read_dose, read_structures
 from mtl_med.loading import inference_transforms, input_items
@@ -27,6 +34,7 @@ from mtl_med.tasks import Task
 
 TASKS = (Task("oar", "segmentation", 1, ("Bone",)), Task("dose", "regression", unit="Gy"))
 BONE_HU = 500.5
+WEIGHTS = "weights.pt"  # these networks have none
 
 
 class CtAsDose(nn.Module):
@@ -41,12 +49,14 @@ def predict(
     source: Path, out: Path, network: nn.Module, inputs: str = "ct", spacing_mm=None, patch=(16, 16, 16)
 ) -> Predictor:
     preprocessing = inference_transforms(inputs, spacing_mm=spacing_mm, patch_size=patch)
+    ledger = Ledger(out, WEIGHTS, source, {"patch": patch})
     predictor = Predictor(
         device=torch.device("cpu"),
-        val_data_loader=case_loader(CaseDataset(input_items(source, inputs), preprocessing)),
+        val_data_loader=case_loader(CaseDataset(ledger.unfinished(input_items(source, inputs)), preprocessing)),
         network=network,
         inferer=SlidingWindowInferer(patch, sw_batch_size=2, overlap=0.5, mode="gaussian"),
         postprocessing=postprocessing(TASKS, preprocessing, out),
+        ledger=ledger,
     )
     predictor.run()
     return predictor
@@ -212,12 +222,10 @@ class TestFailures:
         scored = []
         assert exit_code(predictor, lambda: scored.append(1) or EXIT_OK) == EXIT_SOME_FAILED
         assert scored, "what went through is scored"
-        weights = out / "weights.pt"
-        weights.write_bytes(b"weights")
-        predictor.record(out, weights, out)
+        predictor.record()
         record = json.loads((out / "run.json").read_text())
         assert (record["cases"], record["failed"]) == (3, predictor.failures)
-        assert record["weights"]["sha256"] == sha256_file(weights)
+        assert sorted(record["finished"]) == ["a", "c"]
 
     def test_a_truncated_image_does_not_stop_the_others(self, folder: Path, tmp_path: Path, caplog) -> None:
         damaged = folder / "b.nii.gz"
@@ -251,6 +259,7 @@ class TestFailures:
             network=CtAsDose(),
             inferer=SlidingWindowInferer((16, 16, 16)),
             postprocessing=postprocessing(TASKS, preprocessing, tmp_path / "out"),
+            ledger=Ledger(tmp_path / "out", WEIGHTS, tmp_path, {}),
         )
         predictor.run()
         self.check(predictor, tmp_path / "out", caplog, "grids differ")
@@ -270,7 +279,8 @@ class TestFailures:
         predictor = predict(study, tmp_path / "out", CtAsDose(), "ct+ptv")
         assert exit_code(predictor) == EXIT_SOME_FAILED
         assert "p3 failed: p3: has no target with a prescription" in caplog.text
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0", "p1", "p2", "p4", "p5"]
+        names = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert names == ["p0", "p1", "p2", "p4", "p5", "run.json"]
 
     @pytest.mark.parametrize("code", [EXIT_OK, EXIT_SOME_FAILED])
     def test_the_code_of_the_scores_counts_when_all_went_through(self, folder: Path, tmp_path: Path, code: int) -> None:

@@ -57,7 +57,7 @@ def test_every_recipe_is_in_the_wheel(root: Path, wheel: Path) -> None:
 
 
 def test_every_bundle_is_in_the_wheel_without_weights(root: Path, wheel: Path) -> None:
-    patterns = ("*.md", "*/LICENSE", "*/configs/*", "*/docs/*")
+    patterns = ("*.md", "*/LICENSE", "*/comparisons/*", "*/configs/*", "*/docs/*")
     expected = relative_files(root / "bundles", *patterns) | {"probe/configs/train.json", "probe/LICENSE"}
     assert relative_files(wheel / "mtl_med" / "bundles", "**/*") == expected
 
@@ -78,8 +78,9 @@ def declared(root: Path) -> dict[str, str]:
     """Every dependency of setup.cfg with its lower bound."""
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["test"]
-    matches = [re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", line) for line in lines.split()]
+    extras = config["options.extras_require"]
+    lines = config["options"]["install_requires"] + extras["test"] + extras["grad"]
+    matches = [re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?(?:,<[\d.]+)?", line) for line in lines.split()]
     assert all(matches)
     return {match[1]: match[2] or "0" for match in matches if match}
 
@@ -100,7 +101,7 @@ def test_every_third_party_import_is_declared(root: Path) -> None:
     """What mtl_med imports is installed with it."""
     names = {"ignite": "pytorch-ignite", "skimage": "scikit-image"}
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.M)
-    optional = {"safetensors", "mlflow"}
+    optional = {"huggingface_hub", "mlflow"}
     imported = {name for path in (root / "mtl_med").rglob("*.py") for name in pattern.findall(path.read_text())}
     third_party = imported - sys.stdlib_module_names - {"mtl_med"} - optional
     assert {names.get(name, name) for name in third_party} <= declared(root).keys()

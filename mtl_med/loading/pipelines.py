@@ -18,10 +18,12 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
     SpatialPadd,
+    SqueezeDimd,
     Transform,
 )
 from skimage.measure import label as connected_components
 
+from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.transforms import (
     CropToMaskd,
@@ -104,6 +106,26 @@ def _crop_to_mask(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int],
     ]
 
 
+def _in_3d(patch_size: Sequence[int]) -> tuple[int, int, int]:
+    """A patch of two numbers is an axial slice of one voxel.
+
+    Raises:
+        UsageError: neither two nor three numbers.
+    """
+    if len(patch_size) not in (2, 3):
+        raise UsageError(
+            f"patch_size {list(patch_size)} has {len(patch_size)} numbers", fix="Give two (2D) or three (3D)"
+        )
+    x, y, z = (*patch_size, 1)[:3]
+    return int(x), int(y), int(z)
+
+
+def _flatten(keys: Sequence[str], patch_size: Sequence[int]) -> list[Transform]:
+    """Take the third axis off where patches are slices; the targets are part of the image by then."""
+    maps = [key for key in keys if key != "ptv"]
+    return [SqueezeDimd(maps, -1, allow_missing_keys=True)] if len(patch_size) == 2 else []
+
+
 def training_transforms(
     tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, mirror: bool = True, jitter: int = 8
 ) -> Compose:
@@ -112,14 +134,16 @@ def training_transforms(
     Args:
         tasks: pixel-level tasks with labels in the items.
         inputs: "ct" or "ct+ptv".
-        patch_size: voxels of a training patch.
+        patch_size: voxels of a training patch; two numbers for patches of single axial slices (C, X, Y), drawn at
+            random from the volumes.
         mirror: mirror left and right at random, paired structures changing places.
         jitter: voxels by which patches move beyond the possible-dose mask.
     """
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
     keys = list(_maps(tasks, inputs))
-    half = max(size // 4 for size in patch_size)
+    box = _in_3d(patch_size)
+    half = max(size // 4 for size in box)
     swap = (
         {task.name: mirror_permutation(task.class_names) for task in tasks if task.kind == "segmentation"}
         if mirror
@@ -129,18 +153,22 @@ def training_transforms(
         [
             *_read(tasks, inputs, None),
             _scale(),
-            *_crop_to_mask(tasks, inputs, patch_size, half),
+            *_crop_to_mask(tasks, inputs, box, half),
             EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
-            RandCropAroundMaskd(keys, "mask_dose", patch_size, jitter),
+            RandCropAroundMaskd(keys, "mask_dose", box, jitter),
             *([RandMirrord(keys, swap)] if mirror else []),
             RandIntensityd(["image"]),
             *_join(inputs),
+            *_flatten(keys, patch_size),
         ]
     )
 
 
 def validation_transforms(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, margin: int = 4) -> Compose:
-    """Read, scale and crop whole cases with labels around the possible-dose mask, for scores during training."""
+    """Read, scale and crop whole cases with labels around the possible-dose mask, for scores during training.
+
+    Cases stay volumes (C, X, Y, Z) also where patches are slices; see `mtl_med.networks.window_inferer`.
+    """
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
     keys = list(_maps(tasks, inputs))
@@ -148,7 +176,7 @@ def validation_transforms(tasks: Sequence[Task], inputs: str, patch_size: Sequen
         [
             *_read(tasks, inputs, None),
             _scale(),
-            *_crop_to_mask(tasks, inputs, patch_size, margin),
+            *_crop_to_mask(tasks, inputs, _in_3d(patch_size), margin),
             *_join(inputs),
             EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
         ]
@@ -173,11 +201,11 @@ def inference_transforms(
     Args:
         inputs: "ct" or "ct+ptv".
         spacing_mm: spacing to resample to; None keeps the source's own.
-        patch_size: the image is padded to at least this size.
+        patch_size: the image is padded to at least this size; two numbers leave its third axis alone.
     """
     check_inputs(inputs)
     steps = [*_read((), inputs, spacing_mm), AddBodyd(), _scale(), *_join(inputs)]
     steps.append(CropForegroundd(["image"], "body", margin=4, **_CROP))
     if patch_size is not None:
-        steps.append(SpatialPadd(["image"], patch_size, mode="edge"))
+        steps.append(SpatialPadd(["image"], _in_3d(patch_size), mode="edge"))
     return Compose([*steps, DeleteItemsd("body")])

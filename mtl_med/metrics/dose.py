@@ -165,7 +165,8 @@ def dose_rows(
 
     Returns:
         Rows `dose_score`, `mae_in_mask`, `mae_whole_grid`, and per structure, DVH metric and convention
-        `<metric>_true`, `<metric>_predicted` and `<metric>_abs_error`.
+        `<metric>_true`, `<metric>_predicted`, `<metric>_abs_error` and `<metric>_signed_error` (predicted - true). A
+        mean has no convention and is there once.
     """
     scores = {
         ("dose_score", "openkbp"): dose_score(true_gy, predicted_gy, possible_dose_mask),
@@ -182,12 +183,16 @@ def dose_rows(
         for convention in CONVENTIONS:
             true, predicted = (_metrics_of(doses, kind, voxel_mm3, convention) for doses in pair)
             for metric, value in true.items():
-                triple = {
+                if metric == "mean" and convention != CONVENTIONS[0]:
+                    continue
+                values = {
                     "true": value,
                     "predicted": predicted[metric],
                     "abs_error": abs(value - predicted[metric]),
+                    "signed_error": predicted[metric] - value,
                 }
-                rows += [Row(case, task, name, f"{metric}_{k}", v, "Gy", convention) for k, v in triple.items()]
+                told = "" if metric == "mean" else convention
+                rows += [Row(case, task, name, f"{metric}_{k}", v, "Gy", told) for k, v in values.items()]
     return rows
 
 
@@ -196,14 +201,14 @@ def dvh_score(rows: Iterable[Row], convention: str = "linear") -> float:
 
     Args:
         rows: of any number of cases, as `dose_rows` gives them.
-        convention: "linear" is the challenge's score.
+        convention: of the percentiles; "linear" is the challenge's score. Means, which have none, count in both.
 
     Returns:
         Gy; NaN when no structure was scored.
     """
     _check_convention(convention)
     metrics = {f"{metric}_abs_error" for metric in (*OAR_METRICS, *TARGET_METRICS)}
-    errors = [row.value for row in rows if row.metric in metrics and row.convention == convention]
+    errors = [row.value for row in rows if row.metric in metrics and row.convention in (convention, "")]
     defined = [error for error in errors if not math.isnan(error)]
     return float(np.mean(defined)) if defined else math.nan
 

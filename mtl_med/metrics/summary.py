@@ -6,10 +6,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mtl_med.metrics.dose import dvh_score
+from mtl_med.metrics.dose import TARGET_METRICS, dvh_score
 from mtl_med.metrics.rows import LABEL_MAP, Row
 
-__all__ = ["StructureSummary", "overall", "structure_summaries", "summary"]
+__all__ = [
+    "DvhSummary",
+    "StructureSummary",
+    "aggregate_rows",
+    "dvh_summaries",
+    "overall",
+    "structure_summaries",
+    "summary",
+]
 
 _DOSE_LINES = (
     ("dose_score", "dose score", "sum of |error| per possible-dose voxel (OpenKBP)"),
@@ -17,6 +25,14 @@ _DOSE_LINES = (
     ("mae_in_mask", "MAE inside mask", "per possible-dose voxel"),
     ("mae_whole_grid", "MAE whole grid", "per voxel of the grid, air included"),
 )
+_AGGREGATES = {
+    "dose_score": ("Gy", "mean over cases;openkbp"),
+    "dvh_score": ("Gy", "mean over cases, structures and metrics;linear"),
+    "mae_in_mask": ("Gy", "mean over cases;possible_dose_mask"),
+    "mae_whole_grid": ("Gy", "mean over cases;whole_grid"),
+    "mean_dice": ("1", "mean over structures of their means over cases"),
+}
+"""Score over all cases -> unit and convention of its row."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +60,56 @@ class StructureSummary:
     from_label_map: bool
 
 
+@dataclass(frozen=True)
+class DvhSummary:
+    """Means of one DVH metric over the cases in which the structure is contoured.
+
+    Args:
+        structure: the structure.
+        metric: such as "D_95" or "mean".
+        planned_gy: mean of the planned dose's values, Gy.
+        predicted_gy: mean of the predicted dose's values, Gy.
+        cases: number of cases.
+    """
+
+    structure: str
+    metric: str
+    planned_gy: float
+    predicted_gy: float
+    cases: int
+
+    @property
+    def difference_gy(self) -> float:
+        """Mean signed difference, predicted - planned, Gy: below zero where too little dose is predicted."""
+        return self.predicted_gy - self.planned_gy
+
+
+def dvh_summaries(rows: Iterable[Row]) -> list[DvhSummary]:
+    """One summary per structure and DVH metric, targets first, else in the order of the rows.
+
+    Args:
+        rows: of any number of cases; of a metric with two conventions the linear one counts.
+    """
+    doses: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for row in rows:
+        metric, _, which = row.metric.rpartition("_")
+        if row.case and row.structure and which in ("true", "predicted") and row.convention in ("linear", ""):
+            doses.setdefault((row.structure, metric), {"true": {}, "predicted": {}})[which][row.case] = row.value
+    targets = {structure for structure, metric in doses if metric in TARGET_METRICS}
+    found = []
+    for structure, metric in sorted(doses, key=lambda key: key[0] not in targets):  # sorting keeps the order of equals
+        planned, predicted = doses[structure, metric].values()
+        both = [case for case, dose in planned.items() if not math.isnan(dose + predicted.get(case, math.nan))]
+        planned_gy, predicted_gy = (_mean(table[case] for case in both) for table in (planned, predicted))
+        found.append(DvhSummary(structure, metric, planned_gy, predicted_gy, len(both)))
+    return found
+
+
 def structure_summaries(rows: Iterable[Row]) -> list[StructureSummary]:
-    """One summary per structure, in the order of the rows."""
+    """One summary per structure, in the order of the rows; rows over many cases do not count."""
     tables: dict[str, dict[str, dict[str, Row]]] = {}
     for row in rows:
-        if row.metric in ("dice", "hd95", "surface_dice_2mm"):
+        if row.case and row.metric in ("dice", "hd95", "surface_dice_2mm"):
             tables.setdefault(row.structure, {}).setdefault(row.metric, {})[row.case] = row
     return [_structure_summary(name, table) for name, table in tables.items()]
 
@@ -69,12 +130,13 @@ def _structure_summary(name: str, table: dict[str, dict[str, Row]]) -> Structure
 
 
 def overall(rows: Sequence[Row]) -> dict[str, float]:
-    """The scores of a whole set of cases.
+    """The scores of a whole set of cases, from the rows of its cases alone: those of `aggregate_rows` do not count.
 
     Returns:
         `dose_score`, `dvh_score`, `mae_in_mask`, `mae_whole_grid` (Gy) where a dose was scored; `mean_dice` (mean over
         structures of their means over cases) and `dice/<structure>` where structures were.
     """
+    rows = [row for row in rows if row.case]
     scores: dict[str, float] = {}
     for metric in ("dose_score", "mae_in_mask", "mae_whole_grid"):
         values = [row.value for row in rows if row.metric == metric]
@@ -89,24 +151,52 @@ def overall(rows: Sequence[Row]) -> dict[str, float]:
     return scores
 
 
+def aggregate_rows(rows: Sequence[Row]) -> list[Row]:
+    """The scores of `overall` as rows without a case: dose score, DVH score, both MAEs and mean Dice, where scored."""
+    scores, dice = overall(rows), [row.task for row in rows if row.metric == "dice" and row.case]
+    tasks = {"mean_dice": "+".join(dict.fromkeys(dice))}
+    return [
+        Row("", tasks.get(metric, "dose"), "", metric, scores[metric], unit, convention)
+        for metric, (unit, convention) in _AGGREGATES.items()
+        if metric in scores
+    ]
+
+
 def summary(rows: Sequence[Row]) -> str:
     """A short table of all scores for reading, without a newline at its end."""
     scores = overall(rows)
     lines = []
     if "dose_score" in scores:
-        cases = len({row.case for row in rows if row.metric == "dose_score"})
+        cases = len({row.case for row in rows if row.case and row.metric == "dose_score"})
         lines.append(f"dose ({_count(cases, 'case')})")
         lines += [f"  {label:<15}  {_number(scores[key], 7, 3)} Gy   {note}" for key, label, note in _DOSE_LINES]
+        lines.append("  dose score and DVH: predicted dose outside possible_dose_mask counts as 0 Gy")
+        lines += _dvh_lines(dvh_summaries(rows))
     structures = structure_summaries(rows)
     if structures:
         lines += ["", *_structure_lines(structures, scores["mean_dice"])]
-    image_level = [row for row in rows if not row.case]
+    image_level = [row for row in rows if not row.case and row.metric not in _AGGREGATES]
     if image_level:
         lines += ["", "images"]
         lines += [
             f"  {row.task}  {row.metric:<17}  {_number(row.value, 6, 3)}   {row.convention}" for row in image_level
         ]
     return "\n".join(lines).strip("\n") or "nothing was scored"
+
+
+def _dvh_lines(items: Sequence[DvhSummary]) -> list[str]:
+    if not items:
+        return []
+    width = max(10, *(len(item.structure) for item in items))
+    lines = ["", f"{'DVH (Gy)':<{width + 2}}  metric   planned  predicted  difference  cases"]
+    for item in items:
+        difference = "-" if math.isnan(item.difference_gy) else f"{item.difference_gy:+.2f}"
+        lines.append(
+            f"  {item.structure:<{width}}  {item.metric:<7}  {_number(item.planned_gy, 7, 2)}"
+            f"  {_number(item.predicted_gy, 9, 2)}  {difference:>10}  {item.cases:5d}"
+        )
+    lines.append("  means over cases; difference = predicted - planned: below 0 too little dose is predicted")
+    return lines
 
 
 def _structure_lines(structures: Sequence[StructureSummary], mean_dice: float) -> list[str]:

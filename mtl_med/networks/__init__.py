@@ -6,7 +6,9 @@ from mtl_med.networks.baselines import HPS, MTAN, STL
 from mtl_med.networks.ctan import CTAN
 from mtl_med.networks.methods import METHODS, Method, create_network
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
+from mtl_med.networks.pretrained import load_pretrained
 from mtl_med.networks.stacked import split_stacked
+from mtl_med.networks.windows import window_inferer
 
 __all__ = [
     "CTAN",
@@ -18,5 +20,7 @@ __all__ = [
     "MultiTaskNet",
     "SingleTaskNets",
     "create_network",
+    "load_pretrained",
     "split_stacked",
+    "window_inferer",
 ]

@@ -9,16 +9,15 @@ from typing import Any
 from torch import nn
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.networks.decoders import DECODERS
+from mtl_med.networks.decoders import DECODERS, HEADS
 from mtl_med.networks.encoders import ENCODERS, Encoder
-from mtl_med.networks.task_attention import AttentionStreams, MaskStage, PooledStream
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["check_options", "check_per_task", "known_options", "options_for", "parts"]
 
 # Options that are a mapping from task to value, and what the task's decoder calls the value.
 PER_TASK = {"priors": "prior", "output_scales": "output_scale"}
-GIVEN = {"spatial_dims", "in_channels", "tasks", "task", "encoder", "stage", "fused", *PER_TASK.values()}
+GIVEN = {"spatial_dims", "in_channels", "stride", "tasks", "task", "encoder", *PER_TASK.values()}
 
 
 def options_of(part: Callable[..., Any]) -> set[str]:
@@ -54,15 +53,15 @@ def parts(
     in_channels: int,
     tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task],
     encoder: str,
-    streams: type[MaskStage] | None,
+    streams: Callable[..., nn.Module],
     exchange: Callable[..., nn.Module],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Keyword arguments for `MultiTaskNet`.
 
     Args:
-        streams: the attention block of each stage, or None for hard sharing.
-        exchange: what stands at the bottleneck.
+        streams: makes one map per task from the encoder's stages.
+        exchange: what stands behind the streams.
         options: each goes to every part that takes it.
 
     Raises:
@@ -73,39 +72,32 @@ def parts(
     if spatial_dims not in (2, 3):
         raise UsageError(f"spatial_dims is {spatial_dims}", fix="Use 2 or 3")
     check_options(options, known_options(encoder, streams, exchange), encoder)
+    check_per_task(listed, options)
     trunk = ENCODERS[encoder](spatial_dims, in_channels, **taken(ENCODERS[encoder], options))
-    width = trunk.bottleneck_channels
+    between: Any = streams(trunk, names, **taken(streams, options))
     common = {"norm": trunk.norm, "act": trunk.act}
-    bottleneck = exchange(spatial_dims, width, names, **taken(exchange, {**options, **common}))
+    across: Any = exchange(spatial_dims, between.channels, names, **taken(exchange, {**options, **common}))
+
+    def heads(table: Mapping[str, Callable[..., nn.Module]], width: int) -> dict[str, nn.Module]:
+        return {task.name: make_head(table[task.kind], trunk, width, between.stride, task, options) for task in listed}
+
     return {
         "in_channels": in_channels,
         "tasks": listed,
         "encoder": trunk,
-        "streams": make_streams(trunk, names, streams, options),
-        "exchange": bottleneck,
-        "decoders": make_decoders(trunk, bottleneck.out_channels(width), listed, options),
+        "streams": between,
+        "exchange": across,
+        "decoders": heads(DECODERS, across.out_channels(between.channels)),
+        "initial": heads(HEADS, between.channels) if getattr(across, "initial", False) else {},
     }
 
 
-def make_streams(
-    encoder: Encoder, names: Sequence[str], block: type[MaskStage] | None, options: Mapping[str, Any]
+def make_head(
+    kind: Callable[..., nn.Module], encoder: Encoder, width: int, stride: int, task: Task, options: Mapping[str, Any]
 ) -> nn.Module:
-    if block is None:
-        return PooledStream(encoder, names)
-    chosen = taken(block, options)
-    return AttentionStreams([block(encoder, j, names, **chosen) for j in range(len(encoder.channels))])
-
-
-def make_decoders(
-    encoder: Encoder, width: int, tasks: Sequence[Task], options: Mapping[str, Any]
-) -> dict[str, nn.Module]:
-    check_per_task(tasks, options)
-    decoders: dict[str, nn.Module] = {}
-    for task in tasks:
-        kind = DECODERS[task.kind]
-        own = {PER_TASK[o]: options[o][task.name] for o in PER_TASK if task.name in (options.get(o) or {})}
-        decoders[task.name] = kind(encoder, width, task, **taken(kind, options), **own)
-    return decoders
+    """A decoder or a head of one task, with the options that belong to it."""
+    own = {PER_TASK[o]: options[o][task.name] for o in PER_TASK if task.name in (options.get(o) or {})}
+    return kind(encoder, width, stride, task, **taken(kind, options), **own)
 
 
 def check_per_task(tasks: Sequence[Task], options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from mtl_med.networks.assembly import check_per_task, options_for, parts
 from mtl_med.networks.exchange import NoExchange
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
-from mtl_med.networks.task_attention import MaskStage
+from mtl_med.networks.task_attention import MaskStreams, PooledStream
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["HPS", "MTAN", "STL"]
@@ -22,7 +22,7 @@ class HPS(MultiTaskNet):
     def __init__(
         self, spatial_dims: int, in_channels: int, tasks: Tasks, encoder: str = "plain", **options: Any
     ) -> None:
-        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, None, NoExchange, options))
+        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, PooledStream, NoExchange, options))
 
 
 class MTAN(MultiTaskNet):
@@ -31,7 +31,7 @@ class MTAN(MultiTaskNet):
     def __init__(
         self, spatial_dims: int, in_channels: int, tasks: Tasks, encoder: str = "plain", **options: Any
     ) -> None:
-        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, MaskStage, NoExchange, options))
+        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, MaskStreams, NoExchange, options))
 
 
 class STL(SingleTaskNets):

@@ -27,10 +27,10 @@ from mtl_med.networks.crossing import check_reduce, of_others
 from mtl_med.networks.encoders import Encoder
 from mtl_med.networks.exchange import CTAB
 from mtl_med.networks.multitask import MultiTaskNet
-from mtl_med.networks.task_attention import MaskStage
+from mtl_med.networks.task_attention import AttentionStreams, MaskStage
 from mtl_med.tasks import Task
 
-__all__ = ["CTAN", "FUSIONS", "CrossMaskStage"]
+__all__ = ["CTAN", "FUSIONS", "CrossMaskStage", "CrossMaskStreams"]
 
 FUSIONS = ("multiply", "concat")
 
@@ -41,7 +41,7 @@ class CrossMaskStage(MaskStage):
     Args:
         cross_fuse: `multiply` is Eq. 1; `concat` is what Algorithm 1 writes instead, with the pooling block on 2C.
         reduce: `mean` or `max` over the other tasks' masks where there are several.
-        encoder, stage, tasks, embed_ratio, share_refine: as in `MaskStage`.
+        encoder, stage, tasks, embed_ratio, share_refine, checkpoint_masks: as in `MaskStage`.
 
     Source: arXiv 2309.03837, Eq. 1 and Algorithm 1 lines 1-9.
     """
@@ -53,21 +53,40 @@ class CrossMaskStage(MaskStage):
         tasks: Sequence[str],
         embed_ratio: int = 4,
         share_refine: bool = True,
+        checkpoint_masks: bool = False,
         cross_fuse: str = "multiply",
         reduce: str = "mean",
     ) -> None:
         if cross_fuse not in FUSIONS:
             raise UsageError(f"unknown cross_fuse '{cross_fuse}'", fix=nearest(cross_fuse, FUSIONS))
-        super().__init__(encoder, stage, tasks, embed_ratio, share_refine, fused=2 if cross_fuse == "concat" else 1)
+        fused = 2 if cross_fuse == "concat" else 1
+        super().__init__(encoder, stage, tasks, embed_ratio, share_refine, checkpoint_masks, fused)
         self.cross_fuse, self.reduce = cross_fuse, check_reduce(reduce)
 
     def gate(self, deep: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Â_t = pool(A_t' * P)."""
+        """What enters the pooling block: A_t' * P."""
         others = of_others(masks, self.reduce)  # A_t'
         gated: dict[str, Tensor] = {}
         for task, mask in others.items():
             gated[task] = torch.cat([deep, mask], 1) if self.cross_fuse == "concat" else mask * deep
-        return self.pool(gated)
+        return gated
+
+
+class CrossMaskStreams(AttentionStreams):
+    """The streams of CTAN. Arguments as of `CrossMaskStage`."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: Sequence[str],
+        embed_ratio: int = 4,
+        share_refine: bool = True,
+        checkpoint_masks: bool = False,
+        cross_fuse: str = "multiply",
+        reduce: str = "mean",
+    ) -> None:
+        options = (embed_ratio, share_refine, checkpoint_masks, cross_fuse, reduce)
+        super().__init__(encoder, [CrossMaskStage(encoder, j, tasks, *options) for j in range(len(encoder.channels))])
 
 
 class CTAN(MultiTaskNet):
@@ -91,4 +110,4 @@ class CTAN(MultiTaskNet):
         encoder: str = "plain",
         **options: Any,
     ) -> None:
-        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, CrossMaskStage, CTAB, options))
+        super().__init__(**parts(spatial_dims, in_channels, tasks, encoder, CrossMaskStreams, CTAB, options))

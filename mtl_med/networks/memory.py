@@ -1,11 +1,15 @@
-"""The C library's allocator on a CPU, tuned for tensors that come and go at every step."""
+"""Memory of the process: the C library's allocator tuned for tensors that come and go, and how much a run takes."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
+from pathlib import Path
 
-__all__ = ["keep_freed_memory"]
+import torch
+
+__all__ = ["PeakMemory", "keep_freed_memory"]
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -27,3 +31,42 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+class PeakMemory:
+    """The most memory that is in use at once from here on, beyond what is in use now.
+
+    Args:
+        device: of the network. On a CUDA device its allocator counts; on a CPU under Linux the pages of the process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before: float | None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device) / 2**20
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the kernel counts the peak anew
+        except OSError:
+            self.before = None
+        else:
+            self.before = _pages_mib("VmRSS")
+
+    def mib(self) -> float | None:
+        """Peak since the start, less what was in use then, MiB; None where the system does not tell."""
+        if self.before is None:
+            return None
+        cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else _pages_mib("VmHWM")
+        return None if peak is None else max(0.0, peak - self.before)
+
+
+def _pages_mib(field: str) -> float | None:
+    """A line of Linux's account of the process, such as VmRSS, the memory in use, or VmHWM, its peak."""
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None

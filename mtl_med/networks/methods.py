@@ -10,11 +10,11 @@ from torch import nn
 
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.assembly import check_options, check_per_task, known_options, options_for, parts
-from mtl_med.networks.ctan import CrossMaskStage
-from mtl_med.networks.exchange import CTAB, EXCHANGES, NoExchange
+from mtl_med.networks.ctan import CrossMaskStreams
+from mtl_med.networks.exchange import CTAB, CTAL, EXCHANGES, KEM, SKEM, NoExchange
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
 from mtl_med.networks.stacked import StackedNet, StackedSingleTaskNets
-from mtl_med.networks.task_attention import MaskStage
+from mtl_med.networks.task_attention import MaskStreams, PooledStream, PyramidStream
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["METHODS", "Method", "create_network"]
@@ -27,37 +27,44 @@ class Method:
     Args:
         summary: one line for lists.
         paper: where it comes from.
-        streams: the attention block of each stage, or None for hard sharing.
-        exchange: what stands at the bottleneck.
+        streams: makes one map per task from the encoder's stages.
+        exchange: what stands behind the streams.
         shared: False for one network per task.
         fixed: options that make the method what it is.
     """
 
     summary: str
     paper: str
-    streams: type[MaskStage] | None = None
+    streams: Callable[..., nn.Module] = PooledStream
     exchange: Callable[..., nn.Module] = NoExchange
     shared: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
-_KIM = "Kim et al. 2023, arXiv 2309.03837"
+_CARUANA = "Caruana 1997, Machine Learning 28:41-75"
 _LIU = "Liu et al. 2019, arXiv 1803.10704"
+_KIM = "Kim et al. 2023, arXiv 2309.03837"
+_SINODINOS = "Sinodinos and Armanfard 2024, arXiv 2401.11124"
+_ZHANG = "Zhang et al. 2024, arXiv 2410.03778, after Goyal et al. 2022, arXiv 2103.01197"
 
 METHODS: dict[str, Method] = {
     "stl": Method("one network per task", "baseline", shared=False),
-    "hps": Method("one encoder, one decoder per task", "Caruana 1997"),
-    "mtan": Method("each task masks its own stream", _LIU, MaskStage),
-    "ctan": Method("masks crossed between tasks, CTAB at the bottleneck", _KIM, CrossMaskStage, CTAB),
-    "ctan_no_bottleneck": Method("CTAN without CTAB: crossed masks alone", _KIM, CrossMaskStage),
-    "ctan_no_encoder": Method("CTAN without crossed masks: CTAB alone", _KIM, None, CTAB),
+    "hps": Method("one encoder, one decoder per task", _CARUANA),
+    "mtan": Method("each task masks its own stream", _LIU, MaskStreams),
+    "ctan": Method("masks crossed between tasks, CTAB at the bottleneck", _KIM, CrossMaskStreams, CTAB),
+    "ctal": Method("affinities of the tasks fused; first predictions supervised too", _SINODINOS, PyramidStream, CTAL),
+    "kem": Method("tasks write to and read from a memory of a few slots", _ZHANG, PooledStream, KEM),
+    "skem": Method("KEM on tokens laid over an equiangular frame", _ZHANG, PooledStream, SKEM),
+    "ctan_no_bottleneck": Method("CTAN without CTAB: crossed masks alone", _KIM, CrossMaskStreams),
+    "ctan_no_encoder": Method("CTAN without crossed masks: CTAB alone", _KIM, PooledStream, CTAB),
     "ctan_concat": Method(
         "CTAN with masks concatenated to P, as its Algorithm 1 writes",
         _KIM,
-        CrossMaskStage,
+        CrossMaskStreams,
         CTAB,
         fixed={"cross_fuse": "concat"},
     ),
+    "mtan_ctab": Method("MTAN with CTAB at the bottleneck: uncrossed masks", f"{_LIU}; {_KIM}", MaskStreams, CTAB),
 }
 
 
@@ -82,11 +89,12 @@ def create_network(
         stacked: return one tensor instead of a dictionary; `split_stacked` takes it apart.
         network_options: options as one mapping, as weights remember them; those given by name add to it.
         options: of the encoder (plain: channels, bottleneck, stem_stride; resnet: split, stem_stride; norm, act), of
-            the streams (cross_fuse, embed_ratio, share_refine, reduce), of CTAB (bottleneck_channels, scale, reduce,
-            residual), of pixel decoders (decoder_channels, upsample, dropout), of image decoders (image_style,
-            image_width, dropout); per task: priors `{task: [probability per channel]}`, output_scales
-            `{task: factor}`. An option of a part that the method does not have changes nothing, so that one
-            configuration serves all methods.
+            the streams (cross_fuse, embed_ratio, share_refine, checkpoint_masks, reduce; token_stride), of CTAB
+            (bottleneck_channels, scale, reduce, residual), CTAL (affinity_channels, gamma, learn_gamma, filters,
+            query_grid, full_below), KEM and sKEM (slots, top_k, heads, mlp_ratio; vertices), of pixel decoders
+            (decoder_channels, upsample, dropout), of image decoders (image_style, image_width, dropout); per task:
+            priors `{task: [probability per channel]}`, output_scales `{task: factor}`. An option of a part that the
+            method does not have changes nothing, so that one configuration serves all methods.
 
     Raises:
         UsageError: unknown method, encoder, option or value; tasks that cannot be stacked.
@@ -95,8 +103,8 @@ def create_network(
         raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
     row = METHODS[method]
     options = {**(network_options or {}), **options}
-    blocks = [each.streams for each in METHODS.values()]
-    check_options(options, known_options(encoder, *blocks, *EXCHANGES.values()), encoder)
+    streams = [each.streams for each in METHODS.values()]
+    check_options(options, known_options(encoder, *streams, *EXCHANGES.values()), encoder)
     taken = known_options(encoder, row.streams, row.exchange)
     options = {name: value for name, value in {**options, **row.fixed}.items() if name in taken}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtl_med.errors import UsageError
 from mtl_med.networks.blocks import initialise
-from mtl_med.networks.encoders import Encoder
+from mtl_med.networks.encoders import Encoder, Stage
 from mtl_med.tasks import Task
 
 __all__ = ["MultiTaskNet", "SingleTaskNets"]
@@ -26,6 +26,8 @@ class MultiTaskNet(nn.Module):
         streams: stages -> `{task: (B, C, *spatial)}` at the bottleneck.
         exchange: `{task: features} -> {task: features}`.
         decoders: one per task, in the order of `tasks`.
+        initial: for an exchange whose inputs are supervised too (CTAL), one head per task that reads the exchange's
+            features `<task>/initial`; used in training mode only.
     """
 
     def __init__(
@@ -36,27 +38,32 @@ class MultiTaskNet(nn.Module):
         streams: nn.Module,
         exchange: nn.Module,
         decoders: Mapping[str, nn.Module],
+        initial: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, encoder.spatial_dims
         self.tasks = tuple(tasks)
         self.stride = encoder.bottleneck_stride
         self.encoder, self.streams, self.exchange = encoder, streams, exchange
-        self.decoders = nn.ModuleDict(decoders)
+        self.decoders, self.initial = nn.ModuleDict(decoders), nn.ModuleDict(initial or {})
         self.apply(initialise)
-        for decoder in self.decoders.values():
-            if hasattr(decoder, "initialise_output"):
-                decoder.initialise_output()
+        for head in (*self.decoders.values(), *self.initial.values()):
+            if hasattr(head, "initialise_output"):
+                head.initialise_output()
 
-    def predict(self, image: Tensor) -> dict[str, Tensor]:
+    def predict(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
         """Every task's output, from an image of any size of at least `stride` per axis.
 
         Args:
             image: `(B, in_channels, *spatial)`.
+            return_attention: add what the method attends to, see Returns; not in TorchScript and ONNX.
 
         Returns:
             task name -> segmentation logits `(B, structures, *spatial)`, regression `(B, maps, *spatial)` in the
-            task's unit, or class logits `(B, classes)`.
+            task's unit, or class logits `(B, classes)`. In training mode also `<task>/initial`, of the same form, where
+            the method supervises a first prediction. With `return_attention` also `attention/<task>/stage<j>`, the
+            masks A_t^j `(B, C_j, *spatial / strides[j])`, and `attention/<task>/exchange`, a map per slot or one of the
+            affinities' strength `(B, maps, *spatial / stride)`.
 
         Raises:
             UsageError: wrong rank, channels, or an image too small (not checked in TorchScript and ONNX).
@@ -69,17 +76,25 @@ class MultiTaskNet(nn.Module):
         outputs: dict[str, Tensor] = {}
         for task, decoder in self.decoders.items():
             outputs[task] = decoder(features[task], stages, image.shape[2:])  # (B, channels, *spatial) or (B, classes)
+        if self.training:
+            for task, head in self.initial.items():
+                outputs[task + "/initial"] = head(features[task + "/initial"], stages, image.shape[2:])
+        if return_attention and not torch.jit.is_scripting():
+            outputs.update(self.attention(stages, streams))
         return outputs
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.predict(image)
+    def forward(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        return self.predict(image, return_attention)
 
     @torch.jit.unused
-    def attention(self, image: Tensor) -> dict[str, list[Tensor]]:
-        """The masks A_t^j `(B, C_j, *spatial / strides[j])` of each task, per stage; empty without attention."""
-        self.check(image)
-        attention = getattr(self.streams, "attention", None)
-        return {} if attention is None else attention(self.encoder(pad(image, self.stride)))
+    def attention(self, stages: list[Stage], streams: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `return_attention` adds; nothing where neither streams nor exchange attend."""
+        found: dict[str, Tensor] = {}
+        if hasattr(self.streams, "attention"):
+            found |= self.streams.attention(stages)
+        if hasattr(self.exchange, "attention"):
+            found |= {f"{task}/exchange": maps for task, maps in self.exchange.attention(streams).items()}
+        return {f"attention/{name}": maps for name, maps in found.items()}
 
     @torch.jit.unused
     def check(self, image: Tensor) -> None:
@@ -133,20 +148,15 @@ class SingleTaskNets(nn.Module):
         self.nets = nn.ModuleDict(nets)
         self.tasks = tuple(task for net in nets.values() for task in net.tasks)
 
-    def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """As `MultiTaskNet.predict`."""
+    def predict(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        """As `MultiTaskNet.predict`; there is no attention between disjoint networks."""
         outputs: dict[str, Tensor] = {}
         for task, net in self.nets.items():
             outputs[task] = net.predict(image)[task]
         return outputs
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.predict(image)
-
-    @torch.jit.unused
-    def attention(self, image: Tensor) -> dict[str, list[Tensor]]:
-        """Empty: there is no attention between disjoint networks."""
-        return {}
+    def forward(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        return self.predict(image, return_attention)
 
     @torch.jit.unused
     def task_prefixes(self) -> dict[str, str]:

@@ -18,12 +18,16 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mtl-med prep` and `python -m mtl_med.prep`."""
-    parser.add_argument("dataset", choices=recipe_names(), help="which data set the source is")
+    parser.add_argument("dataset", choices=recipe_names(), help="data set that the source holds")
     parser.add_argument("--source", type=Path, required=True, help="folder of the raw data, as published")
-    parser.add_argument("--out", type=Path, required=True, help="study folder to write; finished cases are skipped")
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one per processor)")
-    parser.add_argument("--limit", type=_count, metavar="N", help="only N cases, drawn evenly from all groups")
-    parser.add_argument("--overwrite", action="store_true", help="convert finished cases again")
+    about = "study folder to write: CT (HU), dose (Gy) and structures as NIfTI, and quality.csv"
+    parser.add_argument("--out", type=Path, required=True, help=about)
+    about = "cases converted at a time (default: one per processor)"
+    parser.add_argument("--workers", type=_count, metavar="N", help=about)
+    about = "prepare N cases only: the first of each group (training, validation, test) by its share (default: all)"
+    parser.add_argument("--limit", type=_count, metavar="N", help=about)
+    about = "convert again what is finished (default: only what is new or has changed)"
+    parser.add_argument("--overwrite", action="store_true", help=about)
 
 
 def _count(text: str) -> int:
@@ -59,4 +63,6 @@ def _processors() -> int:
 def _summary(report: Report) -> str:
     counts = {"converted": report.converted, "skipped": report.skipped, "failed": report.failed}
     told = ", ".join(f"{len(ids)} {word}" for word, ids in counts.items())
-    return f"{told} in {report.seconds:.0f} s; study of {len(report.manifest)} cases in {report.manifest.root}"
+    study = report.manifest
+    notes = f"{report.with_notes} of {len(study)} cases have notes: see {study.root / 'quality.csv'}"
+    return f"{told} in {report.seconds:.0f} s; study of {len(study)} cases in {study.root}\n{notes}"

@@ -45,6 +45,11 @@ class Report:
     seconds: float = 0.0
 
     @property
+    def with_notes(self) -> int:
+        """Number of the study's cases about which the quality table notes something."""
+        return sum(bool(case.notes) for case in self.manifest)
+
+    @property
     def exit_code(self) -> int:
         """0 when every case is there, else 4 (some failed) or 5 (all failed)."""
         if not self.failed:

@@ -17,12 +17,15 @@ __all__ = ["Measures", "findings", "measure", "quality_table"]
 
 Measures = Mapping[str, float | int | None]
 
+_UNIT_ENDINGS = ("cc", "gy", "mm", "percent", "voxels")
+
 
 def measure(case: RawCase) -> dict[str, float | int | None]:
     """Numbers about a case, each named `<what>.<measure>_<unit>`; None where there is nothing to measure.
 
-    `D95_gy` is the 5th percentile of a structure's dose with linear interpolation, as OpenKBP computes it. `x_mm`,
-    `y_mm` and `z_mm` are the centre of gravity in RAS.
+    `D95_gy` is the 5th percentile of a target's dose with linear interpolation, as OpenKBP computes it.
+    `targets.prescription_gy` is the highest prescription, and `targets.D2_gy` (the 98th percentile, ICRU 83's near
+    maximum) the dose of the target that has it. `x_mm`, `y_mm` and `z_mm` are the centre of gravity in RAS.
     """
     measures: dict[str, float | int | None] = {}
     measures |= {f"spacing.{axis}_mm": mm for axis, mm in zip("xyz", case.grid.spacing_mm, strict=True)}
@@ -32,8 +35,7 @@ def measure(case: RawCase) -> dict[str, float | int | None]:
         voxels = np.flatnonzero(case.masks[name]) if name in case.masks else None
         found = _structure(voxels, case) | (_coverage(voxels, case, fact) if fact.kind == "target" else {})
         measures |= {f"{name}.{key}": value for key, value in found.items()}
-    targets = [name for name, fact in case.facts.items() if fact.kind == "target"]
-    measures["targets.count"] = sum(bool(measures[f"{name}.voxels"]) for name in targets)
+    measures |= _targets(case, [name for name in case.facts if measures[f"{name}.voxels"]])
     for name, fact in case.facts.items():
         if fact.above:
             measures[f"{name}.above_{fact.above}_mm"] = _difference(measures, f"{name}.z_mm", f"{fact.above}.z_mm")
@@ -71,29 +73,62 @@ def _coverage(voxels: NDArray | None, case: RawCase, fact: StructureFact) -> dic
     return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / fact.prescription_gy if fact.prescription_gy else None}
 
 
+def _targets(case: RawCase, present: Iterable[str]) -> dict[str, float | int | None]:
+    """Measures of all targets; the dose is that of the highest prescription, as lower targets lie in its fall-off."""
+    targets = [case.facts[name] for name in present if case.facts[name].kind == "target"]
+    found: dict[str, float | int | None] = dict.fromkeys(
+        ("targets.count", "targets.prescription_gy", "targets.D2_gy", "targets.D2_percent")
+    )
+    found["targets.count"] = len(targets)
+    prescribed = {fact.name: fact.prescription_gy for fact in targets if fact.prescription_gy}
+    if prescribed:
+        highest, prescription_gy = max(prescribed.items(), key=lambda item: item[1])
+        d2_gy = float(np.percentile(case.volumes["dose"][case.masks[highest] > 0], 98))
+        found["targets.prescription_gy"] = prescription_gy
+        found["targets.D2_gy"], found["targets.D2_percent"] = d2_gy, 100 * d2_gy / prescription_gy
+    return found
+
+
 def _difference(measures: Measures, first: str, second: str) -> float | None:
     a, b = measures[first], measures[second]
     return None if a is None or b is None else a - b
 
 
 def findings(measures: Measures, rules: Iterable[Rule]) -> list[str]:
-    """A sentence for each rule that a measure breaks."""
+    """A sentence for each rule that a measure breaks: rule, what is odd with value and limit, and what that means."""
     found = []
     for rule in rules:
         for name, value in measures.items():
-            if value is None or not fnmatchcase(name, rule.measure):
-                continue
-            if limit := _broken(rule, value):
-                found.append(f"{rule.rule}: {name} is {value:.4g} ({limit} {rule.unit}".rstrip() + f"): {rule.reason}")
+            if value is not None and fnmatchcase(name, rule.measure) and (limit := _broken(rule, value)):
+                found.append(f"{rule.rule}: {_told(name, value, limit, rule.unit, measures)}: {rule.reason}")
     return found
 
 
 def _broken(rule: Rule, value: float) -> str:
     if rule.above is not None and value > rule.above:
-        return f"above {rule.above:g}"
+        return f"above {rule.above:,g}"
     if rule.below is not None and value < rule.below:
-        return f"below {rule.below:g}"
+        return f"below {rule.below:,g}"
     return ""
+
+
+def _told(name: str, value: float, limit: str, unit: str, measures: Measures) -> str:
+    """`SpinalCord.volume_cc` of 412.34 -> "SpinalCord volume is 412.3 cc (above 100 cc)"; a percentage with its Gy."""
+    what, _, measured = name.partition(".")
+    if measured == "contoured":
+        return f"{what} is not contoured"
+    words = measured.split("_")
+    ending = words.pop() if words[-1] in _UNIT_ENDINGS else ""
+    unit = f" {unit}" if unit and unit != "1" else ""
+    dose_gy = measures.get(f"{what}.{'_'.join(words)}_gy") if ending == "percent" else None
+    dose = "" if dose_gy is None else f"{_number(dose_gy)} Gy, "
+    return f"{' '.join([what, *words])} is {dose}{_number(value)}{unit} ({limit}{unit})"
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def quality_table(rows: Iterable[tuple[str, str, Measures, Iterable[str]]]) -> str:

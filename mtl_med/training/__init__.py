@@ -1,6 +1,7 @@
 """Training: losses, weighting, the engine and what happens around its steps."""
 
 from mtl_med.processes import finish_processes, join_processes, rank, require_processes, world_size
+from mtl_med.training.aggregation import create_aggregator
 from mtl_med.training.checkpoints import Checkpoint, load_into, start
 from mtl_med.training.handlers import Schedule, TaskStatistics
 from mtl_med.training.losses import MultiTaskLoss
@@ -25,6 +26,7 @@ __all__ = [
     "Schedule",
     "TaskStatistics",
     "Validation",
+    "create_aggregator",
     "distribute",
     "finish_processes",
     "join_processes",

@@ -170,6 +170,8 @@ class Checkpoint:
             "steps": state.iteration,
             "minutes": round(self.schedule.seconds / 60, 2),
             "processes": world_size(),
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            **self.schedule.costs,
             "best": {
                 part or "all": {"epoch": best.epochs[part], "score": score} for part, score in best.scores.items()
             },

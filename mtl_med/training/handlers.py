@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+from array import array
+from statistics import median
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
+from mtl_med.networks.memory import PeakMemory
 from mtl_med.processes import all_reduce_sum, rank
 from mtl_med.training.schedule import Progress, learning_rate
 
@@ -27,12 +30,18 @@ class Schedule:
         optimizer: every parameter group gets the same rate.
         peak: highest learning rate.
         progress: epochs and minutes of the run.
+        shape: `one_cycle` or `constant`, see `learning_rate`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, peak: float, progress: Progress) -> None:
-        self.optimizer, self.peak, self.progress = optimizer, float(peak), progress
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, peak: float, progress: Progress, shape: str = "one_cycle"
+    ) -> None:
+        self.optimizer, self.peak, self.progress, self.shape = optimizer, float(peak), progress, shape
+        learning_rate(0.0, peak=self.peak, shape=shape)  # refuses what cannot be meant before anything is read
         self.done = 0.0
         self.seconds_before, self._started = 0.0, time.monotonic()
+        self._step_started, self._steps_s = 0.0, array("f")
+        self._memory: PeakMemory | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -49,7 +58,17 @@ class Schedule:
     def start(self, engine: Engine) -> None:
         """Start the clock."""
         self._started = time.monotonic()
+        self._memory = PeakMemory(getattr(engine.state, "device", torch.device("cpu")))
         self.done = self._fraction(engine)
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """Median seconds of a step, loading apart, and the peak of memory beyond what was in use at the start, MiB."""
+        memory = self._memory.mib() if self._memory is not None else None
+        return {
+            "seconds_per_step": round(median(self._steps_s), 4) if self._steps_s else None,
+            "peak_memory_mib": None if memory is None else round(memory, 1),
+        }
 
     def resume(self, engine: Engine, seconds: float) -> None:
         """Go on with the clock of a run that has trained for some seconds."""
@@ -62,11 +81,13 @@ class Schedule:
 
     def set_rate(self, engine: Engine) -> None:
         """Set the learning rate of the coming step."""
+        self._step_started = time.monotonic()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.done, peak=self.peak)
+            group["lr"] = learning_rate(self.done, peak=self.peak, shape=self.shape)
 
     def advance(self, engine: Engine) -> None:
         """Count a step, and end the epoch early when the minutes are used up."""
+        self._steps_s.append(time.monotonic() - self._step_started)
         self.done = self._fraction(engine)
         if self.progress.minutes and self.done >= 1.0:
             engine.terminate_epoch()

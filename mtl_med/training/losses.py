@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ __all__ = [
     "LossTerm",
     "MaskedMAELoss",
     "MultiTaskLoss",
+    "TaskLosses",
     "create_loss",
 ]
 
@@ -142,6 +143,21 @@ def create_loss(task: Task, **options: Any) -> nn.Module:
     return LOSSES[task.kind](**options)
 
 
+class TaskLosses(NamedTuple):
+    """The losses of one batch, task by task.
+
+    Args:
+        means: per task with a label on any rank, this rank's share of its mean loss: the mean over the ranks of these
+            shares is the loss of all ranks' samples together.
+        absent: per other task its loss, zero, and still in the graph.
+        stats: per task the detached sum and count of this rank.
+    """
+
+    means: dict[str, Tensor]
+    absent: dict[str, Tensor]
+    stats: dict[str, LossTerm]
+
+
 class MultiTaskLoss(nn.Module):
     """The losses of all tasks, each averaged over its labelled samples on all ranks, combined by a weighting.
 
@@ -200,6 +216,11 @@ class MultiTaskLoss(nn.Module):
         Raises:
             UsageError: a task without prediction, or a batch that does not say what is labelled.
         """
+        losses = self.task_losses(predictions, batch)
+        return self.combine(losses), losses.stats
+
+    def task_losses(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> TaskLosses:
+        """The losses of a batch before they are combined; arguments and errors are those of `forward`."""
         terms = {
             task.name: self._term(task.name, loss, predictions, batch)
             for task, loss in zip(self.tasks, self.losses, strict=True)
@@ -212,14 +233,23 @@ class MultiTaskLoss(nn.Module):
             for (name, term), count in zip(terms.items(), overall, strict=True)
             if count
         }
-        stats = {name: LossTerm(term.total.detach(), term.count.detach()) for name, term in terms.items()}
-        # An absent task's total is zero; it stays in the graph so that every parameter has a gradient on every rank.
-        parts = [term.total for name, term in terms.items() if name not in means]
-        if means:
-            parts.append(self.weighting(means))
-        else:
+        if not means:
             logger.warning("no task has a label in this batch: its loss is zero")
-        return torch.stack(parts).sum(), stats
+        absent = {name: term.total for name, term in terms.items() if name not in means}
+        stats = {name: LossTerm(term.total.detach(), term.count.detach()) for name, term in terms.items()}
+        return TaskLosses(means, absent, stats)
+
+    def combine(self, losses: TaskLosses) -> Tensor:
+        """One loss to differentiate: the weighted losses, and the absent tasks' zeros."""
+        # The zeros stay in the graph so that every parameter has a gradient on every rank.
+        parts = list(losses.absent.values())
+        if losses.means:
+            parts.append(self.weighting(losses.means))
+        return torch.stack(parts).sum()
+
+    def weighted(self, losses: TaskLosses) -> dict[str, Tensor]:
+        """The loss of each task that has a label, as the weighting has it in its sum."""
+        return {name: self.weighting({name: mean}) for name, mean in losses.means.items()}
 
     def _term(self, name: str, loss: nn.Module, predictions: Mapping[str, Tensor], batch: Mapping) -> LossTerm:
         """Sum and count of one task, over its output and its auxiliary outputs."""

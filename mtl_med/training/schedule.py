@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mtl_med.errors import UsageError
+from mtl_med.errors import UsageError, nearest
 
-__all__ = ["Progress", "learning_rate"]
+__all__ = ["SHAPES", "Progress", "learning_rate"]
+
+SHAPES = ("one_cycle", "constant")
 
 
 def learning_rate(
-    progress: float, *, peak: float, warmup: float = 0.1, start_factor: float = 0.04, final_factor: float = 1e-3
+    progress: float,
+    *,
+    peak: float,
+    shape: str = "one_cycle",
+    warmup: float = 0.1,
+    start_factor: float = 0.04,
+    final_factor: float = 1e-3,
 ) -> float:
-    """One cycle: half a cosine up from `start_factor * peak` to `peak`, then one down to `final_factor * peak`.
+    """The learning rate at one point of the training.
+
+    `one_cycle`: half a cosine up from `start_factor * peak` to `peak`, then one down to `final_factor * peak`.
 
     Args:
         progress: part of the training that is done; below 0 counts as 0, above 1 as 1.
         peak: highest learning rate.
+        shape: `one_cycle`, or `constant`: the peak from the first step to the last.
         warmup: part of the training that the rise takes, in [0, 1); 0 starts at the peak.
         start_factor: first learning rate over the peak.
         final_factor: last learning rate over the peak.
@@ -26,7 +37,7 @@ def learning_rate(
         The learning rate at this point; the same for the same arguments, whatever came before.
 
     Raises:
-        UsageError: a progress that is no number, or a value out of its range.
+        UsageError: a progress that is no number, an unknown shape, or a value out of its range.
 
     Source: Smith, Topin, "Super-Convergence", arXiv 1708.07120, with cosines in place of lines.
     """
@@ -37,6 +48,10 @@ def learning_rate(
             f"peak {peak}, warmup {warmup}, start_factor {start_factor}, final_factor {final_factor} make no schedule",
             fix="Give a positive peak, a warmup in [0, 1) and factors of at least zero",
         )
+    if shape not in SHAPES:
+        raise UsageError(f"unknown learning_rate_shape '{shape}'", fix=nearest(shape, SHAPES))
+    if shape == "constant":
+        return peak
     progress = min(max(progress, 0.0), 1.0)
     if progress < warmup:
         return peak * _cosine(start_factor, 1.0, progress / warmup)

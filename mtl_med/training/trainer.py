@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader
 
 from mtl_med.errors import MtlMedError
 from mtl_med.tasks import Task, as_tasks
+from mtl_med.training.aggregation import Aggregator, backward
+from mtl_med.training.gradients import GradientConflict, cosines, gradient_cosines
+from mtl_med.training.losses import MultiTaskLoss, TaskLosses
 from mtl_med.training.runtime import autocast, pick_device, unwrap
 from mtl_med.training.scores import MeanScore, TaskScore
 
@@ -48,9 +51,14 @@ class MultiTaskTrainer(SupervisedTrainer):
         train_data_loader: batches as `loading` makes them.
         network: `forward(image) -> dict[str, Tensor]`.
         optimizer: updates the network's parameters (and the weighting's, where it has some).
-        loss_function: `MultiTaskLoss`: `(predictions, batch) -> (total, per-task statistics)`.
+        loss_function: gives the tasks' losses and combines them.
         precision: autocast type, None for full precision; fp16 comes with gradient scaling.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
+        aggregator: combines the tasks' gradients on what they share; it gets the losses as the weighting weighs them.
+            None for the gradient of the combined loss.
+        conflict_every: steps between two measurements of the cosine between the tasks' gradients (see
+            `GradientConflict`); 0 for none. It changes nothing in the training, and without an aggregator such a step
+            takes one more backward pass per task.
         train_handlers: handlers, attached in order.
 
     Raises:
@@ -64,13 +72,16 @@ class MultiTaskTrainer(SupervisedTrainer):
         train_data_loader: DataLoader,
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss_function: torch.nn.Module,
+        loss_function: MultiTaskLoss,
         precision: torch.dtype | None = None,
         max_grad_norm: float | None = None,
+        aggregator: Aggregator | None = None,
+        conflict_every: int = 0,
         train_handlers: Sequence[Any] = (),
         inferer: Inferer | None = None,
     ) -> None:
         self.precision, self.max_grad_norm = precision, max_grad_norm
+        self.aggregator, self.conflict = aggregator, GradientConflict(conflict_every)
         super().__init__(
             device=pick_device(device),
             max_epochs=_ENDLESS if max_epochs is None else max_epochs,
@@ -79,7 +90,8 @@ class MultiTaskTrainer(SupervisedTrainer):
             optimizer=optimizer,
             loss_function=loss_function,
             inferer=inferer,
-            train_handlers=list(train_handlers),
+            # First, so that its means are there when a checkpoint or a log asks for the epoch's metrics.
+            train_handlers=[self.conflict, *train_handlers],
             decollate=False,
             optim_set_to_none=True,
         )
@@ -100,21 +112,21 @@ class MultiTaskTrainer(SupervisedTrainer):
         with autocast(engine.state.device, engine.precision):
             predictions = engine.inferer(batch["image"], engine.network)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        loss, tasks = engine.loss_function(predictions, batch)
-        engine.state.output = {"loss": loss.detach(), "tasks": tasks}
+        losses = engine.loss_function.task_losses(predictions, batch)
+        loss = engine.loss_function.combine(losses)
+        engine.state.output = {"loss": loss.detach(), "tasks": losses.stats}
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         if not torch.isfinite(loss):
             raise MtlMedError(
                 f"the loss is {loss.item()} in step {engine.state.iteration}",
                 fix="Lower --learning_rate, or use --precision fp32; the last checkpoint is kept",
             )
-        self._step(loss)
+        self._step(loss, losses)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _step(self, loss: torch.Tensor) -> None:
-        scale = self.grad_scaler.scale if self.grad_scaler is not None else (lambda value: value)
-        scale(loss).backward()
+    def _step(self, loss: torch.Tensor, losses: TaskLosses) -> None:
+        self._backward(loss, losses)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
@@ -125,6 +137,23 @@ class MultiTaskTrainer(SupervisedTrainer):
         else:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+
+    def _backward(self, loss: torch.Tensor, losses: TaskLosses) -> None:
+        """Gradients of the losses times the scaler's factor, and their cosines in the steps that measure them."""
+        scale = self.grad_scaler.scale if self.grad_scaler is not None else (lambda value: value)
+        measured = self.conflict.is_due(self) and len(losses.means) > 1
+        if self.aggregator is None:
+            if measured:
+                means = {name: scale(mean) for name, mean in losses.means.items()}
+                self.conflict.add(gradient_cosines(means, self.network.parameters()))
+            scale(loss).backward()
+            return
+        weighted = {name: scale(value) for name, value in self.loss_function.weighted(losses).items()}
+        parameters = [*self.network.parameters(), *self.loss_function.parameters()]
+        absent = list(losses.absent.values())
+        products = backward(weighted, parameters, self.aggregator, self.state.iteration, absent)
+        if measured:
+            self.conflict.add(cosines(list(weighted), products))
 
 
 class MultiTaskEvaluator(SupervisedEvaluator):

@@ -23,8 +23,9 @@ import torch
 from mtl_med.files import sha256_file
 
 BUNDLE = Path("bundles/openkbp_dose_oar_segmentation")
-TRAIN, EVALUATE, INFERENCE, RANKS = (
-    str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference", "multi_gpu_train")
+TRAIN, EVALUATE, INFERENCE, RANKS, PUBLISHED = (
+    str(BUNDLE / "configs" / f"{name}.json")
+    for name in ("train", "evaluate", "inference", "multi_gpu_train", "as_published")
 )
 ORGANS = ["Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible"]
 Done = subprocess.CompletedProcess
@@ -113,6 +114,10 @@ class TestTraining:
         assert (record["stage"], record["epochs"], record["steps"], record["processes"]) == ("train", 2, 8, 1)
         assert record["settings"] == settings
         assert record["hashes"] == {name: sha256_file(out / name) for name in ("model.pt", "model_last.pt")}
+        weights = torch.load(out / "model.pt", weights_only=True)
+        assert record["parameters"] == sum(value.numel() for value in weights.values())  # instance norm has no buffers
+        assert 0 < record["seconds_per_step"] < 60
+        assert 10 < record["peak_memory_mib"] < 10_000
 
     def test_logs_losses_weights_rate_and_scores_per_task(self, trained: tuple[Path, str]) -> None:
         out, log = trained
@@ -154,6 +159,39 @@ class TestTraining:
         succeeded(run_bundle(TRAIN, dataset_dir=tiny_study, output_dir=tmp_path, epochs=1, **options))
         (row,) = csv.DictReader((tmp_path / "training.csv").read_text().splitlines())
         assert (row["weight/oar"], row["weight/dose"]) == ("0.25", "2.0")
+
+
+class TestSlices:
+    """A patch of two numbers makes a 2D network; everything behind it takes volumes as before."""
+
+    def test_train_evaluate_and_infer(self, run_bundle: Bundle, tiny_study: Path, tmp_path: Path) -> None:
+        run, out = tmp_path / "run", tmp_path / "out"
+        options = {"patch_size": "[64,32]", "encoder": "resnet18", "batch_size": 4, "method": "hps", "inputs": "ct"}
+        succeeded(run_bundle(TRAIN, dataset_dir=tiny_study, output_dir=run, epochs=1, **options))
+        settings = json.loads((run / "model.json").read_text())
+        assert (settings["encoder"], settings["patch_size"]) == ("resnet18", [64, 32])
+        assert torch.load(run / "model.pt", weights_only=True)["encoder.conv1.weight"].shape == (64, 1, 7, 7)
+        succeeded(run_bundle([TRAIN, EVALUATE], dataset_dir=tiny_study, output_dir=run))
+        assert_predicted(run / "predictions" / "p5", tiny_study / "cases" / "p5" / "ct.nii.gz")
+        weights = run / "model.pt"
+        succeeded(
+            run_bundle(INFERENCE, dataset_dir=tiny_study, weights=weights, output_dir=out, splits="['validation']")
+        )
+        for name in ("dose", "structures"):
+            pair = [nibabel.load(each / "p5" / f"{name}.nii.gz") for each in (out, run / "predictions")]
+            np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in pair))
+
+    def test_as_published(self, run_bundle: Bundle, tiny_study: Path, tmp_path: Path) -> None:
+        options = {"patch_size": "[64,32]", "repeats": 2, "epochs": 1, "encoder": "resnet18"}
+        log = succeeded(run_bundle([TRAIN, PUBLISHED], dataset_dir=tiny_study, output_dir=tmp_path, **options))
+        assert "epoch 1" in log
+        settings = json.loads((tmp_path / "model.json").read_text())
+        assert (settings["batch_size"], settings["learning_rate"], settings["weight_decay"]) == (8, 1e-4, 1e-5)
+        assert settings["tasks"]["oar"]["class_names"] == ORGANS[:4]
+        (row,) = csv.DictReader((tmp_path / "training.csv").read_text().splitlines())
+        assert float(row["learning_rate"]) == 1e-4
+        rows = succeeded(run_bundle([TRAIN, PUBLISHED, EVALUATE], dataset_dir=tiny_study, output_dir=tmp_path))
+        assert "dose score" in rows
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +242,9 @@ class TestPrediction:
         assert {path.name for path in (out / "predictions").iterdir()} == {"p5", "run.json"}
         assert_predicted(out / "predictions" / "p5", tiny_study / "cases" / "p5" / "ct.nii.gz")
         rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
-        assert {row["case"] for row in rows} == {"p5"}
-        (dose_score,) = [float(row["value"]) for row in rows if row["metric"] == "dose_score"]
+        assert {row["case"] for row in rows} == {"p5", ""}, "the scores over all cases have none"
+        dose_score, over_all = (float(row["value"]) for row in rows if row["metric"] == "dose_score")
+        assert dose_score == over_all
         study = tiny_study / "cases" / "p5"
         truth, inside = (np.asarray(nibabel.load(study / f"{key}.nii.gz").dataobj) for key in ("dose", "mask_dose"))
         found = np.asarray(nibabel.load(out / "predictions" / "p5" / "dose.nii.gz").dataobj)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,12 +62,43 @@ def test_all_is_well_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_missing_comes_with_its_command(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["numpy>=1.26", "no-such-thing>=1.2", "nibabel>=99", "other; extra == 'report'"]
-    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    monkeypatch.setattr(doctor, "_declared", lambda: lines)
     assert cli.main(["doctor"]) == 1
     text = capsys.readouterr().out
     pip = f"{sys.executable} -m pip install"
     assert text.endswith(f"missing or too old: {pip} 'no-such-thing>=1.2' 'nibabel>=99'\n")
     assert f"to get it: {pip} 'mtl_med[report]'" in text
+
+
+def test_a_checkout_is_asked_for_what_its_setup_says(root: Path) -> None:
+    """The metadata of an editable install are those of the day when it was installed."""
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    names = [line.partition(">=")[0] for line in setup["options"]["install_requires"].split()]
+    found = doctor.requirements()
+    assert [item.name for item in found if not item.extra] == names
+    assert {"scipy", "matplotlib", "tensorboard", "pytorch-ignite"} <= set(names)
+    assert {item.extra for item in found if item.extra} == set(setup["options.extras_require"])
+
+
+def test_elsewhere_the_installed_metadata_are_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "CHECKOUT_SETUP", tmp_path / "setup.cfg")
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["numpy>=1.26"])
+    assert [(item.name, item.minimum) for item in doctor.requirements()] == [("numpy", "1.26")]
+
+
+@pytest.mark.parametrize(("fast", "words"), [(True, "in the"), (False, "not in the")])
+def test_doctor_and_training_ask_one_probe_for_bf16(monkeypatch: pytest.MonkeyPatch, fast: bool, words: str) -> None:
+    from mtl_med.training import runtime
+
+    monkeypatch.setattr(runtime, "cpu_has_fast_bf16", lambda: fast)
+    assert doctor._bf16_on_cpu() == f"{words} processor's hardware"
+    assert (runtime.pick_precision("auto", "cpu") is not None) == fast
+
+
+def test_without_monai_bf16_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mtl_med.training.runtime", None)
+    assert doctor._bf16_on_cpu().startswith("cannot be told: ")
 
 
 def test_not_installed(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

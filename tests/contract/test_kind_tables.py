@@ -10,6 +10,7 @@ from mtl_med.tasks import KINDS
 
 TABLES = [
     "mtl_med.networks.decoders.DECODERS",
+    "mtl_med.networks.decoders.HEADS",
     "mtl_med.training.losses.LOSSES",
     "mtl_med.training.scores.SCORES",
     "mtl_med.metrics.METRICS",

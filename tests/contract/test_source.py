@@ -35,6 +35,7 @@ ROOMS = [
         "loading",
         "networks",
         "training",
+        "ledger",
         "inference",
         "scoring",
         "evaluation",
@@ -47,7 +48,16 @@ ROOMS = [
     *("info", "doctor", "demo", "cli", "__main__"),
 ]
 # Modules that are commands: what they print is what the user asked for.
-COMMANDS = {"cli.py", "demo.py", "info.py", "doctor.py", "evaluation.py", "baselines.py", "prep/command.py"}
+COMMANDS = {
+    "cli.py",
+    "demo.py",
+    "info.py",
+    "doctor.py",
+    "evaluation.py",
+    "baselines.py",
+    "prep/command.py",
+    "comparison/command.py",
+}
 CASE_ID = re.compile(r"\bpt_\d+|\bISIC_\d{4,}|\bHAM_\d{4,}")
 
 Faults = Iterator[tuple[int, str]]

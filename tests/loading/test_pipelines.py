@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtl_med.errors import UsageError
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.loading import (
@@ -19,6 +20,7 @@ from mtl_med.loading import (
     validation_transforms,
 )
 from mtl_med.loading.pipelines import body_mask
+from mtl_med.loading.transforms import RandIntensityd
 from mtl_med.manifest import Manifest
 from mtl_med.tasks import as_tasks
 
@@ -151,3 +153,46 @@ def test_the_study_of_these_tests_is_whole(tiny_study: Path) -> None:
     assert not manifest.cases[1].has("structures/Parotid_L")
     assert manifest.cases[1].structures["Parotid_L"].status == "not_contoured"
     assert not manifest.cases[2].has("dose")
+
+
+@pytest.mark.parametrize("inputs", ["ct", "ct+ptv"])
+def test_a_patch_of_two_numbers_is_an_axial_slice(tiny_study: Path, inputs: str) -> None:
+    chain = training_transforms(TASKS, inputs, (24, 16), mirror=False)
+    for step in chain.transforms:
+        if isinstance(step, RandIntensityd):
+            step.prob = 0.0
+    chain.set_random_state(seed=0)
+    ct, dose = array(tiny_study, "p0", "ct"), array(tiny_study, "p0", "dose")
+    positions = {float(value): index for index, value in np.ndenumerate(dose) if value > 0}
+    heights = set()
+    for _ in range(6):
+        item = chain(study_items(tiny_study, "fit", TASKS, inputs)[0])
+        assert item["image"].shape == (2 if "ptv" in inputs else 1, 24, 16)
+        assert {tuple(item[key].shape) for key in ("dose", "mask_dose")} == {(1, 24, 16)}
+        assert item["oar"].shape == (2, 24, 16)
+        hits = torch.nonzero(item["dose"][0]).tolist()
+        if not hits:  # a slice above or below the body
+            continue
+        sources = [positions[float(item["dose"][0, x, y])] for x, y in hits]
+        offsets = Counter((i - x, j - y, k) for (x, y), (i, j, k) in zip(hits, sources, strict=True))
+        (i, j, k), count = offsets.most_common(1)[0]
+        assert count > 0.4 * len(hits)  # other voxels of the body may share a dose
+        expected = np.clip(ct[i : i + 24, j : j + 16, k] / 1000, -1, 2)
+        np.testing.assert_allclose(item["image"][0].numpy(), expected, atol=1e-6)
+        heights.add(k)
+    assert len(heights) > 2
+
+
+def test_validation_and_inference_keep_volumes_for_slices(tiny_study: Path) -> None:
+    item = validation_transforms(TASKS, "ct", (64, 32))(study_items(tiny_study, "tune", TASKS, "ct")[0])
+    assert item["image"].ndim == 4
+    assert item["image"].shape[1] == 64
+    assert item["image"].shape[3] < 64
+    chain = inference_transforms("ct", patch_size=(64, 32))
+    assert chain(input_items(tiny_study, "ct", splits=["tune"])[0])["image"].shape[1] == 64
+
+
+@pytest.mark.parametrize("patch", [(8,), (8, 8, 8, 8)])
+def test_a_patch_of_other_dimensions_is_refused(patch: tuple) -> None:
+    with pytest.raises(UsageError, match=r"patch_size .* has \d numbers. Give two .2D. or three .3D."):
+        training_transforms(TASKS, "ct", patch)

@@ -136,14 +136,20 @@ def test_rows_of_a_case_and_the_flat_mean_over_structures_and_metrics():
     first[0], second[1] = 1, 1
     structures = {"Cord": ("oar", first), "PTV": ("target", second), "Empty": ("oar", np.zeros((2, 2, 2)))}
     rows = dose_rows("a", true, predicted, np.ones((2, 2, 2)), structures, voxel_mm3=30.0)
-    assert _row_value(rows, "mean_abs_error", "Cord") == pytest.approx(5.0)
-    assert _row_value(rows, "mean_true", "Cord") == pytest.approx(50.0)
+    assert _row_value(rows, "mean_abs_error", "Cord", "") == pytest.approx(5.0)
+    assert _row_value(rows, "mean_signed_error", "Cord", "") == pytest.approx(-5.0)
+    assert _row_value(rows, "mean_true", "Cord", "") == pytest.approx(50.0)
+    assert _row_value(rows, "D_95_signed_error", "PTV") == pytest.approx(2.0)
     assert _row_value(rows, "D_95_predicted", "PTV") == pytest.approx(52.0)
     assert {row.structure for row in rows} == {"", "Cord", "PTV"}
     # Two values of 5 Gy for the organ and three of 2 Gy for the target: the mean is flat, not per structure.
     assert dvh_score(rows) == pytest.approx((2 * 5 + 3 * 2) / 5)
     assert dvh_score(rows, "cumulative") == pytest.approx((2 * 5 + 3 * 2) / 5)
-    assert all(row.unit == "Gy" and row.convention for row in rows)
+    assert all(row.unit == "Gy" and (row.convention or row.metric.startswith("mean_")) for row in rows)
+    assert len({(row.structure, row.metric, row.convention) for row in rows}) == len(rows)
+    assert [row.metric for row in rows if row.metric.startswith("mean_")] == [
+        *("mean_true", "mean_predicted", "mean_abs_error", "mean_signed_error")
+    ]
 
 
 def test_the_prediction_outside_the_mask_changes_no_dvh():

@@ -12,7 +12,7 @@ from mtl_med.metrics import METRICS
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import COLUMNS, Row, read_rows, write_rows
 from mtl_med.metrics.segmentation import segmentation_rows
-from mtl_med.metrics.summary import overall, structure_summaries, summary
+from mtl_med.metrics.summary import aggregate_rows, dvh_summaries, overall, structure_summaries, summary
 from mtl_med.tasks import KINDS
 
 MASK = np.ones((3, 3, 3), dtype=bool)
@@ -112,9 +112,79 @@ def test_the_text_names_all_scores_counts_and_label_maps():
         "label maps",
     ):
         assert expected in text
-    cord = next(line for line in text.splitlines() if line.strip().startswith("Cord"))
+    *_, cord = (line for line in text.splitlines() if line.strip().startswith("Cord"))
     assert cord.split() == ["Cord", "0.000", "-", "0.000", "1", "1", "0"]
 
 
 def test_nothing_scored_says_so():
     assert summary([]) == "nothing was scored"
+    assert aggregate_rows([]) == []
+
+
+def _two_cases() -> list[Row]:
+    """Cord of both cases, target of the first alone: the cord gets 2 Gy too much and 4 Gy too little, the target 3."""
+    planned = np.full((3, 3, 3), 50.0)
+    cord, target = ("oar", MASK), ("target", MASK)
+    first = dose_rows("a", planned, planned + 2.0, MASK, {"Cord": cord}, voxel_mm3=9)
+    second = dose_rows("b", planned, planned - 4.0, MASK, {"Cord": cord}, voxel_mm3=9)
+    third = dose_rows("c", planned + 20, planned + 17, MASK, {"PTV70": target}, voxel_mm3=9)
+    return [*first, *second, *third, *_structure("a", MASK, MASK), *_structure("b", MASK, NONE)]
+
+
+def test_dvh_means_are_signed_and_targets_come_first():
+    found = dvh_summaries(_two_cases())
+    assert [(item.structure, item.metric) for item in found] == [
+        *(("PTV70", metric) for metric in ("D_99", "D_95", "D_1")),
+        *(("Cord", metric) for metric in ("D_0.1cc", "mean")),
+    ]
+    numbers = {item.structure: (item.planned_gy, item.predicted_gy, item.difference_gy, item.cases) for item in found}
+    assert numbers["PTV70"] == pytest.approx((70.0, 67.0, -3.0, 1))
+    assert numbers["Cord"] == pytest.approx((50.0, 49.0, -1.0, 2))
+
+
+def test_a_case_that_lacks_either_dose_of_a_structure_counts_in_neither_mean():
+    rows = [row for row in _two_cases() if (row.case, row.metric) != ("b", "mean_predicted")]
+    rows = [Row(*row[:4], math.nan, *row[5:]) if row[3] == "D_0.1cc_true" else Row(*row) for row in map(_plain, rows)]
+    table = {(item.structure, item.metric): item for item in dvh_summaries(rows)}
+    assert (table["Cord", "mean"].difference_gy, table["Cord", "mean"].cases) == (2.0, 1)
+    assert math.isnan(table["Cord", "D_0.1cc"].difference_gy) and table["Cord", "D_0.1cc"].cases == 0
+    assert ["Cord", "D_0.1cc", "-", "-", "-", "0"] in [line.split() for line in summary(rows).splitlines()]
+
+
+def _plain(row: Row) -> tuple:
+    return tuple(getattr(row, name) for name in COLUMNS)
+
+
+def test_the_text_has_the_dvh_table_and_says_what_the_mask_does():
+    lines = summary(_two_cases()).splitlines()
+    words = [line.split() for line in lines]
+    assert ["PTV70", "D_95", "70.00", "67.00", "-3.00", "1"] in words
+    assert ["Cord", "mean", "50.00", "49.00", "-1.00", "2"] in words
+    assert "  dose score and DVH: predicted dose outside possible_dose_mask counts as 0 Gy" in lines
+    first, last = (next(i for i, line in enumerate(lines) if line.startswith(key)) for key in ("DVH (", "structures"))
+    assert next(i for i, line in enumerate(lines) if "MAE whole grid" in line) < first < last
+    (header,), body = lines[first : first + 1], lines[first + 1 : first + 6]
+    assert {line.rindex(" ") for line in body} == {len(header) - 2}, "columns are aligned"
+
+
+def test_scores_over_all_cases_are_rows_that_no_reader_takes_for_a_case(tmp_path):
+    rows = _two_cases()
+    more = aggregate_rows(rows)
+    found = {row.metric: (row.task, row.value, row.unit) for row in more}
+    scores = overall(rows)
+    assert found == {
+        **{key: ("dose", scores[key], "Gy") for key in ("dose_score", "dvh_score", "mae_in_mask", "mae_whole_grid")},
+        "mean_dice": ("oar", 0.5, "1"),
+    }
+    assert scores["dose_score"] == pytest.approx(3.0) and scores["dvh_score"] == pytest.approx((4 + 8 + 9) / 7)
+    assert all(row.case == "" and row.structure == "" and row.convention for row in more)
+    write_rows(tmp_path / "m.csv", [*rows, *more])
+    back = read_rows(tmp_path / "m.csv")
+    assert overall(back) == scores and aggregate_rows(back) == more
+    assert structure_summaries(back) == structure_summaries(rows) and dvh_summaries(back) == dvh_summaries(rows)
+    assert summary(back) == summary(rows)
+
+
+def test_scores_of_images_are_still_told():
+    rows = [*_two_cases(), Row("", "diagnosis", "", "accuracy", 0.75, "1")]
+    assert ["diagnosis", "accuracy", "0.750"] in [line.split() for line in summary(rows).splitlines()]

@@ -113,7 +113,8 @@ def test_classes_are_the_methods(kind: type, method: str, pixel_tasks: dict) -> 
 
 def test_attention_gives_each_tasks_masks(small_network: Make, pixel_tasks: dict) -> None:
     network, image = small_network("ctan", pixel_tasks).eval(), torch.randn(1, 2, 16, 16, 16)
-    masks = network.attention(image)
+    outputs = network(image, return_attention=True)
+    masks = {task: [outputs[f"attention/{task}/stage{j}"] for j in range(3)] for task in OTHER}
     shapes = [(1, 6, 16, 16, 16), (1, 8, 8, 8, 8), (1, 10, 4, 4, 4)]
     assert {task: [tuple(mask.shape) for mask in of] for task, of in masks.items()} == {"oar": shapes, "dose": shapes}
     assert all(0 < mask.min() < mask.max() < 1 for of in masks.values() for mask in of)
@@ -121,11 +122,41 @@ def test_attention_gives_each_tasks_masks(small_network: Make, pixel_tasks: dict
     streams = {task: network.streams.stages[0].refine(masks[OTHER[task]][0] * stages[0].deep) for task in masks}
     joined = torch.cat([stages[1].shared, streams["oar"]], 1)
     torch.testing.assert_close(network.streams.stages[1].mask["oar"](joined), masks["oar"][1])
+    # CTAB: the norm of each row of the affinity, here from the whole N x N matrix.
+    features = network.streams(stages)
+    e, q = (network.exchange.embed[task](features[task]).flatten(2) for task in ("oar", "dose"))
+    affinity = e.mT @ q / (e.shape[2] * e.shape[1] ** 0.5)
+    torch.testing.assert_close(outputs["attention/oar/exchange"].flatten(), affinity.norm(dim=2).flatten())
+    assert set(outputs) - set(OTHER) == {
+        f"attention/{t}/{m}" for t in OTHER for m in (*map("stage{}".format, range(3)), "exchange")
+    }
+    torch.testing.assert_close(outputs["dose"], network(image)["dose"], rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("method", ["hps", "stl"])
 def test_no_attention_without_masks(method: str, small_network: Make, pixel_tasks: dict) -> None:
-    assert small_network(method, pixel_tasks).attention(torch.randn(1, 2, 16, 16, 16)) == {}
+    assert set(small_network(method, pixel_tasks)(torch.randn(1, 2, 16, 16, 16), return_attention=True)) == set(OTHER)
+
+
+def test_a_stage_without_masks_kept_teaches_the_same(small_network: Make, pixel_tasks: dict) -> None:
+    """Computed again in the backward pass: outputs, gradients and the norms' running statistics are equal."""
+    image, found = torch.randn(2, 2, 32, 32, dtype=torch.float64), []
+    for again in (False, True):
+        network = small_network("ctan", pixel_tasks, 2, checkpoint_masks=again).double()
+        outputs = network(image)
+        sum(output.square().sum() for output in outputs.values()).backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        found.append((outputs, gradients, dict(network.state_dict())))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+
+
+def test_tasks_go_through_a_refine_block_as_one_batch(small_network: Make, pixel_tasks: dict) -> None:
+    for dims, together in ((3, True), (2, False)):  # batch norm, the default in 2D, would mix the tasks' statistics
+        stage = small_network("mtan", pixel_tasks, dims).streams.stages[0]
+        assert stage.one_batch is together
+        gated = {task: torch.randn(2, 6, *(8,) * dims) for task in pixel_tasks}
+        alone = {task: stage.refine(x) for task, x in gated.items()}
+        torch.testing.assert_close(stage.pool(gated), alone)
 
 
 def test_three_tasks_are_gated_by_the_mean_of_the_others(small_network: Make) -> None:
@@ -133,14 +164,14 @@ def test_three_tasks_are_gated_by_the_mean_of_the_others(small_network: Make) ->
     for reduce, expected in (("mean", lambda x, y: (x + y) / 2), ("max", torch.maximum)):
         stage = small_network("ctan", tasks, 2, reduce=reduce).streams.stages[0].eval()
         deep, masks = torch.randn(1, 6, 8, 8), {name: torch.rand(1, 6, 8, 8) for name in tasks}
-        streams = stage.gate(deep, masks)
+        streams = stage.pool(stage.gate(deep, masks))
         torch.testing.assert_close(streams["a"], stage.refine(expected(masks["b"], masks["c"]) * deep))
 
 
 def test_refine_blocks_of_their_own(small_network: Make, pixel_tasks: dict) -> None:
     stage = small_network("ctan", pixel_tasks, 2, share_refine=False).streams.stages[0].eval()
     deep, masks = torch.randn(1, 6, 8, 8), {name: torch.rand(1, 6, 8, 8) for name in pixel_tasks}
-    streams = stage.gate(deep, masks)
+    streams = stage.pool(stage.gate(deep, masks))
     torch.testing.assert_close(streams["oar"], stage.refine_each["oar"](masks["dose"] * deep))
     torch.testing.assert_close(streams["dose"], stage.refine_each["dose"](masks["oar"] * deep))
     assert not list(stage.refine.parameters())

@@ -27,13 +27,13 @@ def test_outputs_have_the_tasks_names_and_the_images_size(
     method: str, dims: int, small_network: Make, small_image: Make, mixed_tasks: dict
 ) -> None:
     image = small_image(dims)
-    outputs = small_network(method, mixed_tasks, dims)(image)
-    assert {name: tuple(output.shape) for name, output in outputs.items()} == {
-        "oar": (2, 3, *image.shape[2:]),
-        "dose": (2, 1, *image.shape[2:]),
-        "diagnosis": (2, 4),
-    }
+    network = small_network(method, mixed_tasks, dims)
+    outputs = network(image)
+    shapes = {"oar": (2, 3, *image.shape[2:]), "dose": (2, 1, *image.shape[2:]), "diagnosis": (2, 4)}
+    first = {f"{name}/initial": shape for name, shape in shapes.items()} if method == "ctal" else {}
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == shapes | first
     assert all(output.dtype == torch.float32 and output.std() > 1e-3 for output in outputs.values())
+    assert network.eval()(image).keys() == shapes.keys()  # first predictions are for training
 
 
 @every_method
@@ -142,10 +142,86 @@ def test_smallest_image_trains(method: str, small_network: Make, mixed_tasks: di
     flat(small_network(method, mixed_tasks)(torch.randn(1, 2, 8, 8, 9))).sum().backward()
 
 
+PIXEL, IMAGE = {"kind": "segmentation", "channels": 2}, {"kind": "classification", "channels": 3}
+TASK_SETS = {
+    "one pixel": {"a": PIXEL},
+    "one image": {"a": IMAGE},
+    "two pixel": {"a": PIXEL, "b": {"kind": "regression"}},
+    "two image": {"a": IMAGE, "b": IMAGE},
+    "pixel and image": {"a": PIXEL, "b": IMAGE},
+    "three mixed": {"a": IMAGE, "b": {"kind": "regression"}, "c": PIXEL},
+}
+
+
 @every_method
-@pytest.mark.parametrize("names", [("a",), ("a", "b", "c")], ids=["one task", "three tasks"])
+@both_dims
+@pytest.mark.parametrize("names", TASK_SETS)
 @pytest.mark.parametrize("reduce", ["mean", "max"])
-def test_any_number_of_tasks(method: str, names: tuple, reduce: str, small_network: Make) -> None:
-    tasks = {name: {"kind": "segmentation", "channels": 1 + i} for i, name in enumerate(names)}
-    outputs = small_network(method, tasks, 2, reduce=reduce)(torch.randn(1, 2, 16, 16))
-    assert [tuple(outputs[name].shape) for name in names] == [(1, 1 + i, 16, 16) for i in range(len(names))]
+def test_any_number_and_mix_of_tasks(method: str, dims: int, names: str, reduce: str, small_network: Make) -> None:
+    tasks = TASK_SETS[names]
+    network = small_network(method, tasks, dims, reduce=reduce, channels=(3, 4), bottleneck=4, image_width=4)
+    image = torch.randn(2, 2, *(9, 14, 12)[:dims])
+    outputs = network.eval()(image)
+    shapes = {"segmentation": (2, 2, *image.shape[2:]), "regression": (2, 1, *image.shape[2:])}
+    expected = {name: shapes.get(str(task["kind"]), (2, 3)) for name, task in tasks.items()}
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == expected
+    flat(network.train()(image)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@every_method
+@both_dims
+def test_the_order_of_the_tasks_does_not_matter(method: str, dims: int, small_network: Make, mixed_tasks: dict) -> None:
+    """The same weights with the tasks named in another order give the same outputs."""
+    image = torch.randn(2, 2, *(24,) * dims, dtype=torch.float64)
+    network = small_network(method, mixed_tasks, dims).double()
+    turned = small_network(method, dict(reversed(mixed_tasks.items())), dims).double()
+    assert list(turned.decoders if hasattr(turned, "decoders") else turned.nets) == list(reversed(mixed_tasks))
+    turned.load_state_dict(network.state_dict())
+    outputs, other = network(image), turned(image)
+    assert outputs.keys() == other.keys()
+    for name, output in outputs.items():
+        torch.testing.assert_close(other[name], output, rtol=1e-9, atol=1e-11)
+
+
+@every_method
+def test_training_twice_gives_the_same_bits(method: str, small_network: Make, mixed_tasks: dict) -> None:
+    found = []
+    for _ in range(2):
+        network = small_network(method, mixed_tasks, 2)
+        flat(network(torch.randn(2, 2, 24, 24, generator=torch.Generator().manual_seed(3)))).square().mean().backward()
+        found.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@every_method
+@both_dims
+def test_attention_is_made_of_maps(method: str, dims: int, small_network: Make, mixed_tasks: dict) -> None:
+    """Every map has the batch, some channels and as many axes as the image; it costs the outputs nothing."""
+    network, image = small_network(method, mixed_tasks, dims).eval(), torch.randn(2, 2, *(32,) * dims)
+    outputs = network(image, return_attention=True)
+    maps = {name: value for name, value in outputs.items() if name.startswith("attention/")}
+    assert bool(maps) == (method not in ("stl", "hps"))
+    assert {name.split("/")[1] for name in maps} <= set(mixed_tasks)
+    for value in maps.values():
+        assert (len(value), value.ndim) == (2, dims + 2)
+        assert torch.isfinite(value).all()
+        assert value.min() >= 0
+    assert all(torch.equal(value, network(image)[name]) for name, value in outputs.items() if name not in maps)
+
+
+@every_method
+@pytest.mark.parametrize("task", ["dose", "oar", "diagnosis"])
+def test_a_task_without_labels_leaves_every_gradient_finite(
+    method: str, task: str, small_network: Make, mixed_tasks: dict
+) -> None:
+    """Its outputs stay in the graph with factor zero, as data-parallel training needs it."""
+    network = small_network(method, mixed_tasks, 2)
+    outputs = network(torch.randn(2, 2, 24, 24))
+    loss = sum(
+        (0.0 if name.split("/")[0] == task else 1.0) * output.square().mean() for name, output in outputs.items()
+    )
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert not any(bool(gradient.any()) for name, gradient in gradients.items() if f"decoders.{task}." in name)

@@ -67,14 +67,9 @@ def onnx_outputs(network: nn.Module, image: Tensor, path: Path, dynamo: bool) ->
 @pytest.mark.parametrize(
     ("method", "dims", "dynamo"),
     [
+        *((method, 2, True) for method in METHODS),
         ("ctan", 3, True),
-        ("hps", 2, True),
-        ("stl", 2, True),
-        ("ctan", 2, False),
-        ("ctan", 3, False),
-        ("mtan", 3, False),
-        ("hps", 3, False),
-        ("stl", 3, False),
+        *((method, 3, False) for method in METHODS),
     ],
 )
 def test_onnx_equals_eager(

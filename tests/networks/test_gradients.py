@@ -108,7 +108,7 @@ def test_ctab_leads_each_loss_to_the_others_embedding(
 TINY = {"channels": (8, 8), "bottleneck": 8, "norm": ("instance", {"affine": True})}
 
 
-def overfit(network: nn.Module, dims: int, steps: int = 60) -> float:
+def overfit(network: nn.Module, dims: int, steps: int = 100) -> float:
     """Loss behind `steps` on one batch, over the loss before."""
     image = torch.randn(1, 2, *(16,) * dims)
     ball = (torch.stack(torch.meshgrid(*[torch.arange(16.0) - 8] * dims, indexing="ij")).norm(dim=0) < 5).float()

@@ -33,6 +33,7 @@ TASKS = {"oar": {"kind": "segmentation", "channels": 2}, "dose": {"kind": "regre
         ({"scale": "average"}, "unknown scale 'average' of CTAB"),
         ({"norm": "bach"}, "unknown norm 'bach'"),
         ({"act": "rely"}, "unknown act 'rely'"),
+        ({"token_stride": 0, "method": "ctal"}, "token_stride is 0"),
         ({"tasks": {}}, "no task is given"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value),
@@ -52,12 +53,15 @@ def test_a_class_refuses_what_none_of_its_parts_takes(kind: type, word: str) -> 
 def test_one_configuration_serves_all_methods(method: str) -> None:
     everything = {
         **{"channels": (4, 6), "bottleneck": 8, "stem_stride": 2, "norm": "batch", "act": "relu"},
-        **{"cross_fuse": "multiply", "embed_ratio": 2, "share_refine": True, "reduce": "mean"},
-        **{"bottleneck_channels": 4, "scale": "mean", "residual": False},
+        **{"cross_fuse": "multiply", "embed_ratio": 2, "share_refine": True, "checkpoint_masks": True},
+        **{"bottleneck_channels": 4, "scale": "mean", "residual": False, "reduce": "mean", "token_stride": 4},
+        **{"affinity_channels": 4, "gamma": 0.1, "learn_gamma": True, "filters": "shared", "full_below": 16},
+        **{"slots": 4, "top_k": 4, "heads": 1, "vertices": 3},
         **{"decoder_channels": (6, 4), "upsample": "deconv", "image_style": "pooled", "image_width": 8, "dropout": 0.1},
         **{"priors": {"oar": [0.1, 0.1]}, "output_scales": {"dose": 70.0}},
     }
-    assert create_network(method, TASKS, 2, 1, **everything)(torch.randn(2, 1, 32, 32)).keys() == TASKS.keys()
+    network = create_network(method, TASKS, 2, 1, **everything).eval()
+    assert network(torch.randn(2, 1, 32, 32)).keys() == TASKS.keys()
 
 
 @pytest.mark.parametrize(

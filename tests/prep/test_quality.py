@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mtl_med import cli
 from mtl_med.prep.engine import prepare
 from mtl_med.prep.quality import findings, measure, quality_table
 from mtl_med.prep.readers import openkbp
@@ -25,16 +27,18 @@ ODD = {
     "esophagus_volume": {"Esophagus": ((60, 68), (60, 68), (85, 110))},
     "larynx_volume": {"Larynx": BIG},
     "mandible_volume": {"Mandible": ((40, 55), (50, 70), (60, 72))},
-    "few_voxels": {"Larynx": ((50, 52), (60, 67), (75, 76))},
+    "few_voxels": {"Esophagus": ((62, 64), (62, 64), (90, 95))},
     "left_is_right": {"LeftParotid": ((56, 64), (44, 52), (55, 65))},
     "right_is_left": {"RightParotid": ((56, 64), (76, 84), (55, 65))},
     "mandible_behind": {"Mandible": ((80, 90), (54, 74), (60, 67))},
     "upside_down": {"Brainstem": ((60, 68), (60, 68), (100, 110))},
     "no_targets": dict.fromkeys(TARGETS),
+    "target_volume": {"PTV63": ((50, 55), (54, 59), (60, 64))},
+    "prescription": {"PTV70": None, "PTV63": None, "dose_gy": 57.0},
     "low_coverage": {"dose_gy": 66.0},
+    "hot_dose": {"dose_gy": 77.5},
     "missing_ct": {"ct": ((46, 78), (44, 84), (48, 78))},
     "metal": {"extra_values": {"ct": {1000: 4096.0}}},
-    "hot_dose": {"extra_values": {"dose": {(60 * 128 + 60) * 128 + 60: 80.6}}},
     "negative_dose": {"extra_values": {"dose": {(60 * 128 + 60) * 128 + 60: -0.5}}},
     "dose_outside_mask": {"extra_values": {"dose": {1000: 0.5}}},
     "empty_dose": {"dose_box": ((48, 66), (46, 82), (50, 80)), "mask": ((48, 76), (46, 82), (50, 80))},
@@ -67,12 +71,32 @@ def test_each_rule_fires_alone_on_a_patient_made_for_it(tmp_path: Path, new_pati
     assert fired(tmp_path, recipe) == {rule}
 
 
-@pytest.mark.parametrize("size", [((56, 60), (44, 49), (55, 60)), ((50, 70), (40, 50), (55, 65))], ids=["small", "big"])
-def test_limits_on_both_sides(tmp_path: Path, new_patient, recipe: Recipe, size) -> None:
+@pytest.mark.parametrize(
+    ("rule", "name", "size"),
+    [
+        ("parotid_volume", "RightParotid", ((56, 60), (44, 49), (55, 60))),  # 4 cc
+        ("brainstem_volume", "Brainstem", ((60, 65), (60, 65), (38, 46))),  # 8 cc
+        ("cord_volume", "SpinalCord", ((64, 66), (62, 66), (60, 80))),  # 6.4 cc
+        ("larynx_volume", "Larynx", ((50, 55), (60, 64), (75, 80))),  # 4 cc
+        ("target_volume", "PTV56", ((48, 76), (46, 82), (50, 80))),  # 1,210 cc
+    ],
+)
+def test_the_other_limit(tmp_path: Path, new_patient, recipe: Recipe, rule: str, name: str, size) -> None:
+    """Beside the patient of `ODD`, which is too big or, of the targets, too small."""
     patient = new_patient()
-    patient.boxes["RightParotid"] = size
+    patient.boxes[name] = size
     patient.write(tmp_path / "train-pats" / "pt_1")
-    assert fired(tmp_path, recipe) == {"parotid_volume"}
+    assert fired(tmp_path, recipe) == {rule}
+
+
+def test_a_prescription_that_is_too_high(new_patient, recipe: Recipe, tmp_path: Path) -> None:
+    """As when it is given in other units: 70 Gy taken for 700."""
+    facts = tuple(
+        replace(fact, prescription_gy=10 * fact.prescription_gy) if fact.prescription_gy else fact
+        for fact in recipe.structures
+    )
+    new_patient().write(tmp_path / "train-pats" / "pt_1")
+    assert fired(tmp_path, replace(recipe, structures=facts)) == {"prescription", "low_coverage"}
 
 
 def test_every_rule_has_its_patient(recipe: Recipe) -> None:
@@ -97,6 +121,8 @@ def test_measures_are_those_of_the_raw_files(tmp_path: Path, new_patient, recipe
     doses = np.concatenate([np.full(200, 40.0), np.full(len(target) - 200, 72.0)])
     assert found["PTV70.D95_gy"] == pytest.approx(np.percentile(doses, 5)) == pytest.approx(40.0)
     assert found["PTV70.D95_percent"] == pytest.approx(100 * 40 / 70)
+    assert (found["targets.count"], found["targets.prescription_gy"]) == (3, 70.0)
+    assert (found["targets.D2_gy"], found["targets.D2_percent"]) == pytest.approx((72.0, 100 * 72 / 70))
     assert found["PTV70.volume_cc"] == pytest.approx(3072 * 0.04)
     assert found["mask.voxels"] == 28 * 36 * 30
     assert found["dose.max_gy"] == 72.0
@@ -107,11 +133,50 @@ def test_measures_are_those_of_the_raw_files(tmp_path: Path, new_patient, recipe
     assert (found["spacing.x_mm"], found["spacing.z_mm"]) == (4.0, 2.5)
 
 
-def test_findings_tell_measure_value_limit_and_reason() -> None:
+def test_d2_is_that_of_the_highest_prescription_and_leaves_out_the_hottest_voxels(
+    tmp_path: Path, new_patient, recipe: Recipe
+) -> None:
+    """2 % of PTV70 (61 of 3,072 voxels) may be as hot as they like, and so may what lies outside it."""
+    patient = new_patient()
+    target = [(i * 128 + j) * 128 + k for i in range(50, 62) for j in range(56, 72) for k in range(62, 78)]
+    outside = [(i * 128 + 53) * 128 + k for i in range(50, 62) for k in range(56, 78)]
+    patient.extra_values["dose"] = dict.fromkeys(target[:60] + outside, 79.0)
+    patient.write(tmp_path / "train-pats" / "pt_1")
+    assert fired(tmp_path, recipe) == set()
+    (source,) = openkbp.scan(tmp_path)
+    found = measure(openkbp.read(source, recipe))
+    assert found["targets.D2_gy"] == pytest.approx(71.5) and found["dose.max_gy"] == 79.0
+
+
+SENTENCES: list[tuple[dict[str, float], dict, str]] = [
+    ({"Cord.volume_cc": 412.34}, {"above": 100, "unit": "cc"}, "Cord volume is 412.3 cc (above 100 cc)"),
+    ({"Cord.contoured": 0}, {"below": 1, "unit": "contour"}, "Cord is not contoured"),
+    ({"Larynx.voxels": 14}, {"below": 30, "unit": "voxels"}, "Larynx is 14 voxels (below 30 voxels)"),
+    (
+        {"mask.without_ct_voxels": 17913},
+        {"above": 1000, "unit": "voxels"},
+        "mask without ct is 17,913 voxels (above 1,000 voxels)",
+    ),
+    (
+        {"PTV70.D95_gy": 57.2497, "PTV70.D95_percent": 81.7853},
+        {"below": 95, "unit": "%"},
+        "PTV70 D95 is 57.25 Gy, 81.79 % (below 95 %)",
+    ),
+    ({"dose.zero_in_mask_percent": 22.0}, {"above": 20, "unit": "%"}, "dose zero in mask is 22 % (above 20 %)"),
+    ({"Parotid_L.x_mm": 64.0}, {"above": 0, "unit": "mm"}, "Parotid_L x is 64 mm (above 0 mm)"),
+    ({"targets.count": 0}, {"below": 1, "unit": "1"}, "targets count is 0 (below 1)"),
+    ({"PTV56.volume_cc": 12345.6}, {"above": 1000, "unit": "cc"}, "PTV56 volume is 12,346 cc (above 1,000 cc)"),
+]
+
+
+@pytest.mark.parametrize(("measures", "rule", "sentence"), SENTENCES, ids=[next(iter(item[0])) for item in SENTENCES])
+def test_sentences_tell_what_is_odd_with_units(measures, rule, sentence: str) -> None:
+    *_, name = measures
+    assert findings(measures, [Rule("odd", name, "for a reason", **rule)]) == [f"odd: {sentence}: for a reason"]
+
+
+def test_what_is_within_the_limit_or_unknown_is_no_finding() -> None:
     rules = [Rule("cord", "Cord.volume_cc", "too big to be one", "cc", above=100)]
-    assert findings({"Cord.volume_cc": 412.34}, rules) == [
-        "cord: Cord.volume_cc is 412.3 (above 100 cc): too big to be one"
-    ]
     assert findings({"Cord.volume_cc": 100.0, "Other.volume_cc": 500.0}, rules) == []
     assert findings({"Cord.volume_cc": None}, rules) == []
 
@@ -140,4 +205,12 @@ def test_oddities_reach_the_table_and_the_case(tmp_path: Path, new_patient, reci
     with (report.manifest.root / "quality.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert (row["id"], row["SpinalCord.contoured"], row["SpinalCord.volume_cc"]) == ("pt_1", "0", "")
-    assert "no_cord: SpinalCord.contoured is 0 (below 1 contour)" in row["oddities"]
+    assert "no_cord: SpinalCord is not contoured: the organ that" in row["oddities"]
+
+
+def test_the_command_ends_with_the_number_of_cases_with_notes(cohort, tmp_path: Path, capsys) -> None:
+    source, study = cohort(train=2), tmp_path / "study"
+    (source / "train-pats" / "pt_2" / "SpinalCord.csv").unlink()
+    assert cli.main(["prep", "openkbp", "--source", str(source), "--out", str(study), "--workers", "1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"1 of 2 cases have notes: see {study.resolve() / 'quality.csv'}"

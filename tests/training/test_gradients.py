@@ -1,13 +1,24 @@
+"""Cosines between the tasks' gradients: golden numbers, what counts as shared, and what measuring leaves alone."""
+
 from __future__ import annotations
 
+import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from mtl_med.errors import UsageError
-from mtl_med.training.gradients import gradient_cosines
+from mtl_med.training.gradients import (
+    GradientConflict,
+    cosines,
+    gradient_cosines,
+    gramian,
+    shared_parameters,
+    task_gradients,
+)
 from mtl_med.training.losses import ComboLoss
 
 
@@ -82,3 +93,77 @@ def test_the_training_step_goes_on_as_if_nothing_had_been_asked() -> None:
     sum(asked.values()).backward()
     assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), expected, strict=True))
     assert -1 <= cosines[("oar", "dose")] <= 1
+
+
+def test_parameters_of_one_task_alone_are_passed_over() -> None:
+    x, first, second = (torch.ones(2, requires_grad=True) for _ in range(3))
+    losses = {"a": x[0] + (x * first).sum(), "b": x[0] - 5 * second.sum()}
+    everything = gradient_cosines(losses, [first, x, second])
+    assert everything == gradient_cosines(losses, [x]) == pytest.approx({("a", "b"): 2 / math.sqrt(5)})
+
+
+def test_a_gradient_of_zero_shares_nothing() -> None:
+    """Two tasks through one layer as one batch: in the graph the losses reach both inputs, with zeros."""
+    first, second, layer = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True), nn.Linear(2, 2)
+    a, b = layer(torch.stack([first, second])).square().sum(1)
+    parameters = [first, second, *layer.parameters()]
+    rows = list(task_gradients({"a": a, "b": b}, parameters).values())
+    assert all(piece is not None for row in rows for piece in row)
+    assert shared_parameters(rows) == [False, False, True, True]
+    assert shared_parameters([[torch.tensor([torch.nan])], [torch.ones(1)]]) == [True]
+    assert shared_parameters([]) == []
+
+
+def test_products_of_shared_parameters_are_summed_in_fp64() -> None:
+    a, b, alone = torch.full((1000,), 1e-4), torch.full((10, 100), 1.0).T, torch.ones(3)
+    rows = [[a, a, b.T, alone], [2 * a, None, b.T.contiguous(), None], [None, a, None, None]]
+    assert shared_parameters(rows) == [True, True, True, False]
+    products = gramian(rows, shared_parameters(rows))
+    small = 1000 * float(a[0].double()) ** 2
+    expected = [[2 * small + 1000, 2 * small + 1000, small], [2 * small + 1000, 4 * small + 1000, 0], [small, 0, small]]
+    assert products.dtype == torch.float64
+    torch.testing.assert_close(products, torch.tensor(expected).double(), rtol=1e-7, atol=0.0)
+    assert cosines(["a", "b", "c"], products)["b", "c"] == 0
+    assert gramian([[alone, None], [None, alone]], [False, False]).tolist() == [[0, 0], [0, 0]]
+
+
+def test_the_products_do_not_depend_on_the_memory_layout() -> None:
+    piece, other = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    last = other.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gramian([[piece], [other]], [True]), gramian([[piece], [last]], [True]))
+
+
+def test_the_graph_is_freed_only_when_told() -> None:
+    x = torch.ones(2, requires_grad=True)
+    losses = {"a": x.square().sum(), "b": x.exp().sum()}
+    task_gradients(losses, [x])
+    task_gradients(losses, [x], keep_graph=False)
+    with pytest.raises(RuntimeError, match="second time"):
+        task_gradients({"b": losses["b"]}, [x])
+
+
+class TestConflict:
+    def engine(self, step: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(state=SimpleNamespace(iteration=step, epoch=4, metrics={"loss/a": 1.0}))
+
+    def test_the_epoch_has_the_mean_without_what_is_not_a_number(self, caplog: pytest.LogCaptureFixture) -> None:
+        conflict, engine = GradientConflict(1), self.engine()
+        conflict.reset(engine)
+        for value in (0.5, math.nan, -0.25):
+            conflict.add({("a", "b"): value, ("a", "c"): math.nan})
+        with caplog.at_level(logging.INFO):
+            conflict.finish(engine)
+        assert engine.state.metrics == {"loss/a": 1.0, "cosine/a/b": 0.125}
+        assert caplog.messages == ["epoch 4  cosine of the tasks' gradients: a/b +0.125"]
+        conflict.reset(engine)
+        engine.state.metrics = {}
+        conflict.finish(engine)
+        assert engine.state.metrics == {}
+
+    @pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (5, [])])
+    def test_every_k_steps(self, every: int, steps: list[int]) -> None:
+        assert [step for step in range(1, 5) if GradientConflict(every).is_due(self.engine(step))] == steps
+
+    def test_a_negative_number_of_steps_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="conflict_every is -1"):
+            GradientConflict(-1)

@@ -109,3 +109,12 @@ def test_limits_that_cannot_be_meant_are_refused(limits: dict, message: str) -> 
 def test_an_epoch_without_iterations_is_refused() -> None:
     with pytest.raises(UsageError, match="0 iterations"):
         Progress(epochs=1).fraction(0, 0, 0.0)
+
+
+def test_a_constant_rate_is_the_peak_at_every_point() -> None:
+    assert {learning_rate(progress / 10, peak=1e-4, shape="constant") for progress in range(11)} == {1e-4}
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"unknown learning_rate_shape 'cosine'\. "):
+        learning_rate(0.0, peak=1.0, shape="cosine")

@@ -6,13 +6,20 @@ from collections.abc import Callable
 
 from torch import nn
 
-from mtl_med.networks.decoders.image import ImageDecoder
-from mtl_med.networks.decoders.pixel import PixelDecoder
+from mtl_med.networks.decoders.image import ImageDecoder, ImageHead
+from mtl_med.networks.decoders.pixel import PixelDecoder, PixelHead
 
-__all__ = ["DECODERS", "ImageDecoder", "PixelDecoder"]
+__all__ = ["DECODERS", "HEADS", "ImageDecoder", "ImageHead", "PixelDecoder", "PixelHead"]
 
 DECODERS: dict[str, Callable[..., nn.Module]] = {
     "segmentation": PixelDecoder,
     "regression": PixelDecoder,
     "classification": ImageDecoder,
 }
+
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "segmentation": PixelHead,
+    "regression": PixelHead,
+    "classification": ImageHead,
+}
+"""The plainest way from features to an output, for predictions that are supervised before the exchange (CTAL)."""

@@ -13,17 +13,42 @@ from mtl_med.networks.encoders import Encoder, Stage
 from mtl_med.networks.precision import full_precision
 from mtl_med.tasks import Task
 
-__all__ = ["STYLES", "ImageDecoder"]
+__all__ = ["STYLES", "ImageDecoder", "ImageHead"]
 
 STYLES = ("bottom_up", "pooled")
 
 
-class ImageDecoder(nn.Module):
-    """Bottom-up path through the skip connections, global average pool, fully connected layer.
+class ImageHead(nn.Module):
+    """Global average pool, fully connected layer.
+
+    Args:
+        encoder, stride: as every head is given them; a pooled vector needs neither.
+        in_channels: of the task's features.
+        task: gives the number of classes.
+        dropout: probability of dropping a feature before the last layer.
+    """
+
+    def __init__(self, encoder: Encoder, in_channels: int, stride: int, task: Task, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.out = nn.Linear(in_channels, task.channels)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, *spatial)` to logits `(B, classes)`."""
+        y = self.dropout(x.flatten(2).mean(2))  # (B, in_channels)
+        return self.out(y) if torch.jit.is_scripting() else full_precision(self.out, y)
+
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
+        return self.read_out(x)
+
+
+class ImageDecoder(ImageHead):
+    """Bottom-up path through the skip connections, then `ImageHead`.
 
     Args:
         encoder: whose stages come in as skip connections.
-        in_channels: of the task's bottleneck features.
+        in_channels: of the task's features.
+        stride: image voxels per position of the features.
         task: gives the number of classes.
         image_style: `bottom_up`: starts from U^0, four strided 3x3 convolutions, each U^j and the task's features added
             at the scale of their size; `pooled`: the task's features alone.
@@ -38,21 +63,22 @@ class ImageDecoder(nn.Module):
         self,
         encoder: Encoder,
         in_channels: int,
+        stride: int,
         task: Task,
         image_style: str = "bottom_up",
         image_width: int = 256,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         if image_style not in STYLES:
             raise UsageError(f"unknown image_style '{image_style}'", fix=nearest(image_style, STYLES))
-        dims, width = encoder.spatial_dims, in_channels
+        bottom_up = image_style == "bottom_up"
+        super().__init__(encoder, image_width if bottom_up else in_channels, stride, task, dropout)
+        dims, width = encoder.spatial_dims, image_width
         self.laterals, self.downs = nn.ModuleList(), nn.ModuleList()
         self.features: nn.Module = nn.Identity()
         self.enters = 0  # number of halvings before the task's features join; 0 for the pooled style
-        if image_style == "bottom_up":
-            width = image_width
-            self.enters = round(math.log2(encoder.bottleneck_stride / encoder.strides[0]))
+        if bottom_up:
+            self.enters = round(math.log2(stride / encoder.strides[0]))
             self.features = convolution(dims, in_channels, width, 1, bias=True)
             for channels in encoder.channels:
                 self.laterals.append(convolution(dims, channels, width, 1, bias=True))
@@ -60,11 +86,9 @@ class ImageDecoder(nn.Module):
                 self.downs.append(ConvNormAct(dims, width, width, 3, stride=2, norm=encoder.norm, act=encoder.act))
             # No norm before the global average: an instance norm would fix the very mean that is read out.
             self.downs.append(nn.Sequential(convolution(dims, width, width, 3, 2, bias=True), activation(encoder.act)))
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.out = nn.Linear(width, task.channels)
 
     def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
-        y = self.features(x)  # (B, width, *spatial / bottleneck_stride)
+        y = self.features(x)  # (B, width, *spatial / stride)
         if self.enters > 0:
             sides = [lateral(stages[j].shared) for j, lateral in enumerate(self.laterals)]  # (B, width, *spatial_j)
             path = sides[0]
@@ -75,5 +99,4 @@ class ImageDecoder(nn.Module):
                 if i + 1 == self.enters:
                     path = path + y
             y = path
-        y = self.dropout(y.flatten(2).mean(2))  # (B, width)
-        return self.out(y) if torch.jit.is_scripting() else full_precision(self.out, y)  # (B, classes)
+        return self.read_out(y)  # (B, classes)

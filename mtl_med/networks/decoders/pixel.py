@@ -17,7 +17,7 @@ from mtl_med.networks.precision import full_precision
 from mtl_med.networks.upsampling import resize_linear
 from mtl_med.tasks import Task
 
-__all__ = ["UPSAMPLINGS", "PixelDecoder"]
+__all__ = ["UPSAMPLINGS", "PixelDecoder", "PixelHead"]
 
 UPSAMPLINGS = ("linear", "nearest", "deconv")
 
@@ -69,19 +69,69 @@ class UpBlock(nn.Module):
         return self.conv2(self.conv1(torch.cat([self.up(x), skip], 1)))
 
 
-class PixelDecoder(nn.Module):
-    """From the bottleneck up to the image: one up block for each stage above it, then a 1x1 convolution.
+class PixelHead(nn.Module):
+    """A 1x1 convolution to the task's channels, and a linear resize to the image.
 
     Args:
-        encoder: whose stages come in as skip connections.
-        in_channels: of the task's bottleneck features.
+        encoder: gives the number of spatial axes.
+        in_channels: of the task's features.
+        stride: image voxels per position of the features.
         task: gives the number of output channels.
-        decoder_channels: widths of the up blocks, deepest first; by default the encoder's own proposal.
-        upsample: `linear` (as published), `nearest`, or `deconv`, which makes a 3D training step a tenth faster.
         prior: initial probability of each channel, for segmentation: sets the output bias to its logit, so that rare
             structures do not have to be unlearned first.
         output_scale: what the last map is multiplied by, so that a dose of 70 Gy is about 1 to the network.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        in_channels: int,
+        stride: int,
+        task: Task,
+        prior: Sequence[float] | None = None,
+        output_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if output_scale <= 0 or (output_scale != 1 and task.kind != "regression"):
+            raise UsageError(
+                f"{output_scale} for a {task.kind}",
+                where=f"output_scales of task '{task.name}'",
+                fix="Give only a regression a scale, and a positive one",
+            )
+        self.output_scale, self.stride = float(output_scale), stride
+        self.out = convolution(encoder.spatial_dims, in_channels, task.channels, 1, bias=True)
+        self.prior = logits_of(prior, task) if prior is not None else [0.0] * task.channels
+
+    def read_out(self, x: Tensor, size: list[int]) -> Tensor:
+        """`(B, in_channels, *spatial)` to `(B, channels, *size)`."""
+        y = self.out(x) if torch.jit.is_scripting() else full_precision(self.out, x)
+        if self.output_scale != 1.0:
+            y = y * self.output_scale
+        # Few channels are left: from here on the labels' memory order, channels first, is the faster one.
+        return crop(resize_linear(y.contiguous(), self.stride), size)
+
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
+        return self.read_out(x, size)
+
+    def initialise_output(self) -> None:
+        """Begin with the prior (or zero) nearly everywhere: small weights, the prior's logit as bias."""
+        nn.init.normal_(self.out.weight, std=0.01)
+        self.out.bias = nn.Parameter(torch.tensor(self.prior))
+
+
+class PixelDecoder(PixelHead):
+    """From the task's features up to the image: one up block for each stage above them, then `PixelHead`.
+
+    Args:
+        encoder: whose stages come in as skip connections.
+        in_channels: of the task's features.
+        stride: image voxels per position of the features.
+        task: gives the number of output channels.
+        decoder_channels: widths of the up blocks, deepest first; by default the encoder's own proposal. Features that
+            start above the bottleneck need fewer blocks, which take the last widths.
+        upsample: `linear` (as published), `nearest`, or `deconv`, which makes a 3D training step a tenth faster.
         dropout: probability of dropping a channel before the last convolution.
+        prior, output_scale: as in `PixelHead`.
 
     Source: arXiv 2309.03837, Sect. 2.1, "Encoder and Decoder".
     """
@@ -90,6 +140,7 @@ class PixelDecoder(nn.Module):
         self,
         encoder: Encoder,
         in_channels: int,
+        stride: int,
         task: Task,
         decoder_channels: Sequence[int] | None = None,
         upsample: str = "linear",
@@ -97,23 +148,19 @@ class PixelDecoder(nn.Module):
         output_scale: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        skips = [j for j, stride in enumerate(encoder.strides) if stride < encoder.bottleneck_stride][::-1]
+        skips = [j for j, scale in enumerate(encoder.strides) if scale < stride][::-1]
         widths = tuple(decoder_channels or encoder.decoder_channels)
-        if len(widths) != len(skips):
+        wanted = len(encoder.decoder_channels)
+        if len(widths) != wanted:
             raise UsageError(
-                f"decoder_channels has {len(widths)} widths", fix=f"Give {len(skips)}, one per skip connection"
+                f"decoder_channels has {len(widths)} widths", fix=f"Give {wanted}, one per skip connection"
             )
         if upsample not in UPSAMPLINGS:
             raise UsageError(f"unknown upsample '{upsample}'", fix=nearest(upsample, UPSAMPLINGS))
+        widths = widths[wanted - len(skips) :]
+        super().__init__(encoder, widths[-1], encoder.strides[0], task, prior, output_scale)
         dims = encoder.spatial_dims
-        if output_scale <= 0 or (output_scale != 1 and task.kind != "regression"):
-            raise UsageError(
-                f"{output_scale} for a {task.kind}",
-                where=f"output_scales of task '{task.name}'",
-                fix="Give only a regression a scale, and a positive one",
-            )
-        self.skips, self.output_scale, self.stem = skips, float(output_scale), encoder.strides[0]
+        self.skips = skips
         self.blocks = nn.ModuleList()
         for j, width in zip(skips, widths, strict=True):
             self.blocks.append(
@@ -121,23 +168,11 @@ class PixelDecoder(nn.Module):
             )
             in_channels = width
         self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(dropout) if dropout else nn.Identity()
-        self.out = convolution(dims, in_channels, task.channels, 1, bias=True)
-        self.prior = logits_of(prior, task) if prior is not None else [0.0] * task.channels
 
     def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
         for i, block in enumerate(self.blocks):
             x = block(x, stages[self.skips[i]].shared)  # (B, decoder_channels[i], *spatial_j)
-        x = self.dropout(x)
-        y = self.out(x) if torch.jit.is_scripting() else full_precision(self.out, x)  # (B, channels, *spatial_0)
-        if self.output_scale != 1.0:
-            y = y * self.output_scale
-        # Few channels are left: from here on the labels' memory order, channels first, is the faster one.
-        return crop(resize_linear(y.contiguous(), self.stem), size)
-
-    def initialise_output(self) -> None:
-        """Begin with the prior (or zero) nearly everywhere: small weights, the prior's logit as bias."""
-        nn.init.normal_(self.out.weight, std=0.01)
-        self.out.bias = nn.Parameter(torch.tensor(self.prior))
+        return self.read_out(self.dropout(x), size)  # (B, channels, *size)
 
 
 def crop(y: Tensor, size: list[int]) -> Tensor:

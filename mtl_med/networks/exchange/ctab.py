@@ -105,6 +105,23 @@ class CTAB(nn.Module):
         """Channels of each task's result."""
         return self.width
 
+    @torch.jit.unused
+    def attention(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How strongly each position is re-read: the 2-norm of its row of the affinity E E'^T / (N sqrt(C)).
+
+        Returns:
+            Per task `(B, 1, *spatial)`. The N x N matrix is not needed: |e_i E'^T|^2 = e_i (E'^T E') e_i^T.
+        """
+        embedded = {task: wide(embed(features[task])) for task, embed in self.embed.items()}
+        others = of_others(embedded, self.reduce)
+        strengths = {}
+        for task, own in embedded.items():
+            e, q = own.flatten(2), others[task].flatten(2)  # (B, C, N)
+            squares = (torch.bmm(torch.bmm(q, q.transpose(1, 2)), e) * e).sum(1, keepdim=True)
+            factor = 1.0 / (e.shape[2] * e.shape[1] ** 0.5) if self.scale == "mean" else 1.0
+            strengths[task] = (squares.clamp(min=0).sqrt() * factor).reshape(len(e), 1, *own.shape[2:])
+        return strengths
+
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         embedded: dict[str, Tensor] = {}  # E_t
         for task, embed in self.embed.items():

@@ -1,0 +1,131 @@
+"""The numbers of one table: scores, relative differences to the baseline, ranks, and how sure they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtl_med.comparison.protocol import Group, ScoreColumn
+from mtl_med.comparison.results import Results
+from mtl_med.comparison.scores import of_patients, of_run, patient_means, select
+from mtl_med.comparison.statistics import (
+    DRAWS,
+    NOTHING,
+    Difference,
+    Estimate,
+    holm,
+    paired_bootstrap,
+    t_interval,
+)
+from mtl_med.metrics.relative import relative_performances
+
+__all__ = ["Line", "analyse"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table.
+
+    Args:
+        row: its name.
+        seeds: of its finished runs.
+        paired_seeds: those of them that the baseline has too.
+        scores: per metric, over the seeds.
+        deltas: per metric, relative difference to the baseline, %: mean over the paired seeds. Empty for the baseline.
+        mean_delta: mean of the deltas over the metrics, over the paired seeds.
+        rank: 1 is the best mean delta, the baseline's being 0; 0 without one.
+        patients: per metric, and last for the mean delta, over the patients. Empty for the baseline.
+        p_adjusted: their p-values after Holm's correction over the methods of the table.
+    """
+
+    row: str
+    seeds: tuple[int, ...]
+    paired_seeds: tuple[int, ...]
+    scores: tuple[Estimate, ...]
+    deltas: tuple[float, ...] = ()
+    mean_delta: Estimate = NOTHING
+    rank: int = 0
+    patients: tuple[Difference, ...] = ()
+    p_adjusted: tuple[float, ...] = ()
+
+
+def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
+    """One line per row of the group.
+
+    Args:
+        results: finished runs.
+        group: the table.
+        draws: of the bootstrap.
+    """
+    columns = [results.protocol.metric(name) for name in group.metrics]
+    figures = {row: {seed: _figures(results, row, seed, columns) for seed in results.seeds(row)} for row in group.rows}
+    lines = []
+    for row, own in figures.items():
+        paired = [seed for seed in own if seed in figures[group.baseline] and row != group.baseline]
+        line = Line(
+            row=row,
+            seeds=tuple(own),
+            paired_seeds=tuple(paired),
+            scores=tuple(t_interval([values[i] for values in own.values()]) for i in range(len(columns))),
+        )
+        if paired:
+            deltas = np.array([_deltas(figures[group.baseline][seed], own[seed], columns) for seed in paired])
+            line = replace(
+                line,
+                deltas=tuple(t_interval(column).mean for column in deltas.T.tolist()),
+                mean_delta=t_interval(deltas.mean(axis=1).tolist()),
+                patients=tuple(_over_patients(results, group.baseline, row, paired, columns, draws)),
+            )
+        lines.append(line)
+    return _adjusted(_ranked(lines, group.baseline))
+
+
+def _figures(results: Results, row: str, seed: int, columns: Sequence[ScoreColumn]) -> list[float]:
+    rows = results.scores[row, seed]
+    return [of_run(column, select(column, rows)) for column in columns]
+
+
+def _deltas(base: Sequence[float], own: Sequence[float], columns: Sequence[ScoreColumn]) -> list[float]:
+    """Eq. 3 per metric; NaN where there is nothing to be relative to."""
+    return [
+        relative_performances([b], [m], [column.higher_is_better])[0] if b else math.nan
+        for b, m, column in zip(base, own, columns, strict=True)
+    ]
+
+
+def _over_patients(
+    results: Results, baseline: str, row: str, seeds: Sequence[int], columns: Sequence[ScoreColumn], draws: int
+) -> list[Difference]:
+    tables = []
+    for name in (baseline, row):
+        means = [
+            patient_means(of_patients(select(column, results.scores[name, seed])) for seed in seeds)
+            for column in columns
+        ]
+        tables.append(means)
+    cases = sorted({case for means in tables for column in means for case in column})
+    arrays = [np.array([[column.get(case, math.nan) for column in means] for case in cases]) for means in tables]
+    shape = (len(cases), len(columns))
+    higher = [column.higher_is_better for column in columns]
+    return paired_bootstrap(arrays[0].reshape(shape), arrays[1].reshape(shape), higher, draws=draws)
+
+
+def _ranked(lines: list[Line], baseline: str) -> list[Line]:
+    """Ranks by mean delta; equal ones share the better rank."""
+    found = {line.row: 0.0 if line.row == baseline else line.mean_delta.mean for line in lines if line.seeds}
+    defined = {row: value for row, value in found.items() if not math.isnan(value)}
+    ranks = {row: 1 + sum(other > value for other in defined.values()) for row, value in defined.items()}
+    return [replace(line, rank=ranks.get(line.row, 0)) for line in lines]
+
+
+def _adjusted(lines: list[Line]) -> list[Line]:
+    """Holm's correction of each column over the methods."""
+    compared = [line for line in lines if line.patients]
+    if not compared:
+        return lines
+    columns = [holm([line.patients[i].p for line in compared]) for i in range(len(compared[0].patients))]
+    adjusted = {line.row: tuple(column[k] for column in columns) for k, line in enumerate(compared)}
+    return [replace(line, p_adjusted=adjusted.get(line.row, ())) for line in lines]

@@ -1,0 +1,115 @@
+"""Which cases of a folder of predictions are finished, and what made them: the folder's `run.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtl_med.bundle import boolean
+from mtl_med.errors import MtlMedError
+from mtl_med.files import read_json, sha256_file
+from mtl_med.loading.datalist import study_fingerprint
+from mtl_med.provenance import write_record
+
+__all__ = ["Ledger"]
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Note each predicted case, so that a run that was stopped goes on with the others.
+
+    A case counts as finished while its image and the files written for it are there as they were, and weights, study
+    and settings are the same.
+
+    Args:
+        output_dir: folder of the predictions.
+        weights: the network's weights; known by their hash.
+        source: the study folder or folder of CT images.
+        settings: what else decides what is predicted, as plain JSON values.
+        overwrite: predict all cases again.
+
+    Raises:
+        UsageError: `overwrite` is neither true nor false.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        weights: str | Path,
+        source: str | Path,
+        settings: Mapping[str, Any],
+        overwrite: Any = False,
+    ) -> None:
+        self.folder = Path(output_dir)
+        sha256 = sha256_file(weights) if Path(weights).is_file() else ""
+        self.fields: dict[str, Any] = {
+            "weights": {"path": str(weights), "sha256": sha256},
+            "source": str(source),
+            "hashes": {"fingerprint": study_fingerprint(source)},
+            "settings": json.loads(json.dumps(dict(settings))),
+        }
+        self.finished: dict[str, Any] = {}
+        before = {} if boolean(overwrite, "overwrite") else self._before()
+        if before and self._identity(before) == self._identity(self.fields):
+            self.finished = dict(before.get("finished", {}))
+
+    def unfinished(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items that are still to be predicted."""
+        left = [item for item in items if not self._is_finished(item)]
+        if len(left) < len(items):
+            _log.info("%d of %d cases are predicted already", len(items) - len(left), len(items))
+        return left
+
+    def note(self, case_id: str, source: str | Path) -> None:
+        """Count a case as finished, once everything of it is written."""
+        files = sorted(path.name for path in (self.folder / case_id).iterdir())
+        self.finished[case_id] = {"image": _state_of(Path(source)), "files": files}
+        self.write({})
+
+    def write(self, failures: Mapping[str, str]) -> None:
+        """Leave `run.json` beside the predictions.
+
+        Args:
+            failures: id -> sentence, of the cases that could not be predicted.
+        """
+        fields = {**self.fields, "cases": len(self.finished) + len(failures), "failed": dict(failures)}
+        packages = ("torch", "monai", "numpy")
+        write_record(self.folder / "run.json", "predict", {**fields, "finished": self.finished}, packages)
+
+    def _before(self) -> dict[str, Any]:
+        try:
+            found = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        except MtlMedError:  # damaged: everything is predicted again
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @staticmethod
+    def _identity(fields: Mapping[str, Any]) -> list[Any]:
+        weights = fields.get("weights")
+        return [
+            weights.get("sha256") if isinstance(weights, dict) else None,
+            fields.get("hashes"),
+            fields.get("settings"),
+        ]
+
+    def _is_finished(self, item: Mapping[str, Any]) -> bool:
+        noted = self.finished.get(item["id"])
+        if noted is None or "error" in item or noted["image"] != _state_of(Path(item["source"])):
+            self.finished.pop(item["id"], None)
+            return False
+        if all((self.folder / item["id"] / name).is_file() for name in noted["files"]):
+            return True
+        del self.finished[item["id"]]
+        return False
+
+
+def _state_of(path: Path) -> list[int]:
+    """Size and time of change of a file; empty where there is none."""
+    if not path.is_file():
+        return []
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

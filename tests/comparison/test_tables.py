@@ -1,0 +1,300 @@
+"""Tables from made-up scores whose every number can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mtl_med.comparison.analysis import analyse
+from mtl_med.comparison.protocol import ScoreColumn, parse_protocol
+from mtl_med.comparison.results import RUN_COLUMNS, Results, read_results, write_results
+from mtl_med.comparison.scores import of_patients, of_run, patient_means, select
+from mtl_med.comparison.tables import refresh, render
+from mtl_med.errors import UsageError
+from mtl_med.metrics.rows import Row
+from mtl_med.metrics.summary import aggregate_rows, overall
+
+NAN = float("nan")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Per run: Dice of structure X in patients a and b, of Y in a (not contoured in b), and dose scores (Gy) of a and b.
+RUNS = {
+    ("stl", 0): [0.50, 0.70, 0.60, 4.0, 2.0],
+    ("stl", 1): [0.60, 0.80, 0.70, 4.2, 2.2],
+    ("hps", 0): [0.55, 0.77, 0.66, 3.6, 1.8],
+    ("hps", 1): [0.66, 0.88, 0.77, 4.1, 2.3],
+}
+FIELDS = {
+    "schema": "mtl_med/comparison/1",
+    "name": "small",
+    "title": "Small",
+    "bundle": "none",
+    "seeds": [0, 1],
+    "rows": {"stl": {}, "hps": {}, "ctan": {"seeds": [1]}},
+    "metrics": [
+        {"name": "Dice", "task": "oar", "metric": "dice"},
+        {"name": "dose score", "task": "dose", "metric": "dose_score"},
+    ],
+}
+
+
+def scores(values: list[float]) -> list[Row]:
+    xa, xb, ya, dose_a, dose_b = values
+    dice = [("a", "X", xa), ("b", "X", xb), ("a", "Y", ya), ("b", "Y", NAN)]
+    rows = [Row(case, "oar", structure, "dice", value, "1", "voxel_volume") for case, structure, value in dice]
+    return rows + [
+        Row(case, "dose", "", "dose_score", gy, "Gy", "openkbp") for case, gy in (("a", dose_a), ("b", dose_b))
+    ]
+
+
+def line(row: str, seed: int, **changes: str) -> dict[str, str]:
+    known = {
+        "row": row,
+        "seed": str(seed),
+        "steps": "40",
+        "epochs": "4",
+        "parameters": "1234567" if row == "stl" else "2500000",
+        "seconds_per_step": str(0.2 + seed / 10),
+        "peak_memory_mib": str(100.4 + seed),
+        "threads": "1",
+        "processes": "2",
+        "best_epoch": str(3 + seed),
+        "settings_hash": "aa" * 32,
+        "fingerprint": "bb" * 32,
+        "weights_sha256": "cc" * 32,
+        "commit": COMMIT,
+    }
+    return {name: (known | changes)[name] for name in RUN_COLUMNS}
+
+
+def results(runs: dict = RUNS, **fields: object) -> Results:
+    protocol = parse_protocol(FIELDS | fields, "small.json")
+    return Results(protocol, {key: scores(values) for key, values in runs.items()}, {key: line(*key) for key in runs})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_results(results(), tmp_path / "small")
+    return tmp_path / "small"
+
+
+EXPECTED = """\
+### Small
+
+| method | Dice ↑ | Δ % | dose score, Gy ↓ | Δ % | mean Δ % | rank | p | parameters, M | s/step | peak MiB | runs |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| stl | 0.650 [0.015, 1.285] | - | 3.10 [1.83, 4.37] | - | - | 2 | - | 1.23 | 0.250 | 101 | 2/2 |
+| hps | 0.715 [0.016, 1.414] | +10.00 | 2.95 [-0.23, 6.13] | +5.00 | +7.50 [-24.27, +39.27] | 1 \
+| <0.001 | 2.50 | 0.250 | 101 | 2/2 |
+| ctan | - | - | - | - | - | - | - | - | - | - | 0/1 |
+
+| minus stl, over patients | Dice ↑ | p | dose score, Gy ↓ | p | mean Δ % | p | patients |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| hps | +0.0675 [+0.0600, +0.0750] | <0.001 | -0.150 [-0.250, -0.050] | <0.001 | +7.42 [+6.19, +8.05] | <0.001 | 2 |
+
+- 4 runs on 2 patients; 4 epochs, 40 steps a run; seconds per step are medians (threads a run: 1; runs at a time: 2).
+- Scores are means over seeds with a 95 % t-interval. Δ is the difference relative to stl (Eq. 3 of the CTAN paper; \
+positive is better), taken from runs of the same seed, and the mean over seeds; rank is by mean Δ.
+- p: paired bootstrap over patients (10000 draws; a patient's score is the mean over its structures and over the seeds \
+that both methods have), two-sided, Holm-corrected over 1 method; the first table shows that of mean Δ.
+- The interval of the difference in mean Δ over seeds holds zero: hps.
+- Not finished: ctan (0 of 1).
+
+### Runs of small
+
+| run | seed | Dice ↑ | dose score, Gy ↓ | steps | best epoch | threads | config | data | weights | commit |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| stl | 0 | 0.6000 | 3.000 | 40 | 3 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| stl | 1 | 0.7000 | 3.200 | 40 | 4 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| hps | 0 | 0.6600 | 2.700 | 40 | 3 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| hps | 1 | 0.7700 | 3.200 | 40 | 4 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+"""
+
+
+class TestRender:
+    def test_every_number(self, folder: Path) -> None:
+        assert render(folder) == EXPECTED
+
+    def test_depends_on_the_three_files_alone(self, folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(folder, tmp_path / "elsewhere")
+        assert sorted(path.name for path in folder.iterdir()) == ["protocol.json", "runs.csv", "scores.csv"]
+        assert render(tmp_path / "elsewhere") == render(folder) == render(folder)
+
+    def test_one_seed_has_no_interval_over_seeds(self, tmp_path: Path) -> None:
+        runs = {key: values for key, values in RUNS.items() if key[1] == 0}
+        write_results(results(runs), tmp_path)
+        text = render(tmp_path)
+        assert "| hps | 0.660 [-] | +10.00 | 2.70 [-] | +10.00 | +10.00 [-] | 1 | <0.001 |" in text
+        assert "One run only, hence no interval over seeds: stl; hps." in text
+        assert "over seeds holds zero" not in text
+
+    def test_what_training_did_not_tell_is_a_dash(self, tmp_path: Path) -> None:
+        done = results()
+        unknown = dict.fromkeys(("parameters", "seconds_per_step", "peak_memory_mib", "best_epoch"), "")
+        write_results(Results(done.protocol, done.scores, {key: line(*key, **unknown) for key in RUNS}), tmp_path)
+        assert "| 1 | <0.001 | - | - | - | 2/2 |" in render(tmp_path)
+
+    def test_nothing_finished(self, tmp_path: Path) -> None:
+        write_results(results({}), tmp_path)
+        assert "No run is finished." in render(tmp_path)
+
+    def test_groups_have_their_own_rows_baseline_and_metrics(self, tmp_path: Path) -> None:
+        groups = [{"title": "Turned", "baseline": "hps", "rows": ["hps", "stl"], "metrics": ["dose score"]}]
+        write_results(results(groups=groups), tmp_path)
+        text = render(tmp_path)
+        assert "| method | dose score, Gy ↓ | Δ % | mean Δ % | rank |" in text
+        # 100 (2.7 - 3.0) / 2.7 = -11.11 and 0: mean -5.56.
+        assert "| stl | 3.10 [1.83, 4.37] | -5.56 | -5.56 [" in text
+
+    def test_only_common_seeds_are_compared(self, tmp_path: Path) -> None:
+        runs = {**RUNS, ("ctan", 1): RUNS["hps", 1]}
+        write_results(results({key: value for key, value in runs.items() if key != ("hps", 0)}), tmp_path)
+        text = render(tmp_path)
+        assert "| ctan | 0.770 [-] | +10.00 | 3.20 [-] | +0.00 | +5.00 [-] | 1 |" in text
+        assert "| hps | 0.770 [-] | +10.00 | 3.20 [-] | +0.00 | +5.00 [-] | 1 |" in text
+        assert "| stl | 0.650 [0.015, 1.285] | - | 3.10 [1.83, 4.37] | - | - | 3 |" in text
+
+    def test_a_run_that_does_not_belong_is_refused(self, folder: Path) -> None:
+        with (folder / "runs.csv").open("a") as stream:
+            stream.write(",".join(line("mtan", 0).values()) + "\n")
+        with pytest.raises(UsageError, match=r"runs.csv: line 6: no run 'mtan' with seed 0 belongs here"):
+            render(folder)
+
+    @pytest.mark.parametrize("name", ["protocol.json", "runs.csv", "scores.csv"])
+    def test_a_missing_file_is_named(self, folder: Path, name: str) -> None:
+        (folder / name).unlink()
+        with pytest.raises(UsageError, match=f"{name}: cannot be read"):
+            render(folder)
+
+    def test_other_columns_are_refused(self, folder: Path) -> None:
+        (folder / "scores.csv").write_text("row,seed\n")
+        with pytest.raises(UsageError, match=r"scores.csv: has the columns \['row', 'seed'\]"):
+            render(folder)
+
+
+def test_the_files_keep_every_bit(folder: Path) -> None:
+    back = read_results(folder)
+    assert back.runs == results().runs
+    assert {key: [repr(row) for row in rows] for key, rows in back.scores.items()} == {
+        key: [repr(row) for row in rows] for key, rows in results().scores.items()
+    }
+
+
+class TestRefresh:
+    TEXT = "# Results\n\n<!-- comparison: small -->\nold\n<!-- end -->\n\nWhat follows.\n"
+
+    def test_blocks_are_made_anew_and_the_rest_stays(self, folder: Path) -> None:
+        expected = f"# Results\n\n<!-- comparison: small -->\n{EXPECTED}<!-- end -->\n\nWhat follows.\n"
+        assert refresh(self.TEXT, folder.parent) == expected
+        assert refresh(expected, folder.parent) == expected
+
+    def test_a_changed_number_is_noticed(self, folder: Path) -> None:
+        written = refresh(self.TEXT, folder.parent)
+        assert refresh(written.replace("0.715", "0.751"), folder.parent) == written
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("small", "smal", "there is no comparison 'smal'. Did you mean small?"),
+            ("<!-- end -->", "", "a comparison's block has no <!-- end -->"),
+            ("small", "../small", "leads outside the folder"),
+        ],
+        ids=["name", "end", "outside"],
+    )
+    def test_faults(self, folder: Path, old: str, new: str, message: str) -> None:
+        with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+            refresh(self.TEXT.replace(old, new), folder.parent)
+
+
+class TestAnalysis:
+    def test_equation_3_has_the_papers_numbers(self) -> None:
+        """Prostate, CTAN against STL: +0.54 % Dice and, from the rounded doses, +4.30 %."""
+
+        def run(dice: float, gy: float) -> list[float]:
+            return [dice, dice, dice, gy, gy]
+
+        done = results({("stl", 0): run(81.96, 0.93), ("hps", 0): run(82.40, 0.89)})
+        (ctan,) = [found for found in analyse(done, done.protocol.groups[0]) if found.row == "hps"]
+        assert ctan.deltas == pytest.approx((0.54, 4.30), abs=0.005)
+        assert ctan.mean_delta.mean == pytest.approx(2.42, abs=0.005)
+
+    def test_ranks_are_those_of_the_mean_difference(self) -> None:
+        runs = {
+            ("stl", 1): [0.6] * 3 + [3.0] * 2,
+            ("hps", 1): [0.3] * 3 + [3.0] * 2,
+            ("ctan", 1): [0.9] * 3 + [3.0] * 2,
+        }
+        done = results(runs)
+        assert {found.row: found.rank for found in analyse(done, done.protocol.groups[0])} == {
+            "ctan": 1,
+            "stl": 2,
+            "hps": 3,
+        }
+
+    def test_a_baseline_of_zero_gives_no_difference(self) -> None:
+        done = results({("stl", 0): [0.0] * 3 + [3.0] * 2, ("hps", 0): [0.5] * 3 + [2.7] * 2})
+        (found,) = [found for found in analyse(done, done.protocol.groups[0]) if found.row == "hps"]
+        assert found.deltas[1] == pytest.approx(10.0)
+        assert found.rank == 0 and found.mean_delta.count == 0
+
+    def test_p_is_corrected_over_the_methods_of_the_table(self) -> None:
+        runs = RUNS | {("ctan", 1): RUNS["hps", 1]}
+        done = results(runs)
+        for found in analyse(done, done.protocol.groups[0]):
+            if found.row != "stl":
+                assert found.p_adjusted[0] == pytest.approx(2 * found.patients[0].p)
+
+
+class TestScores:
+    DICE = ScoreColumn("Dice", "oar", "dice", True, "1")
+    DVH = ScoreColumn("DVH score", "dose", "dvh_score", False, "Gy")
+
+    def test_a_run_scores_as_evaluation_says(self) -> None:
+        rows = []
+        for number, (case, structure) in enumerate([("a", "X"), ("b", "X"), ("a", "Y"), ("b", "Y"), ("c", "Y")]):
+            value = NAN if number == 3 else 0.1 + number / 7
+            rows += [Row(case, "oar", structure, name, value, "1") for name in ("dice", "hd95", "surface_dice_2mm")]
+            for metric in ("mean_abs_error", "D_0.1cc_abs_error"):
+                rows += [Row(case, "dose", structure, metric, value, "Gy", each) for each in ("linear", "cumulative")]
+            rows.append(Row(case, "dose", structure, "mean_true", 50.0, "Gy", "linear"))
+        rows += [Row(case, "dose", "", name, 3.3, "Gy") for name in ("dose_score", "mae_in_mask") for case in "abc"]
+        expected = overall(rows)
+        rows += [replace(row, value=99.0) for row in aggregate_rows(rows)]  # over all cases: no score counts these
+        for column, key in ((self.DICE, "mean_dice"), (self.DVH, "dvh_score")):
+            assert of_run(column, select(column, rows)) == pytest.approx(expected[key], rel=1e-14)
+        gy = ScoreColumn("dose", "dose", "dose_score", False, "Gy")
+        rows += [
+            replace(row, value=99.0) for row in aggregate_rows(rows)
+        ]  # over many cases, which count no second time
+        assert of_run(gy, select(gy, rows)) == expected["dose_score"]
+
+    def test_chosen_structures_alone_count_and_all_of_them_must_be_there(self) -> None:
+        rows = scores(RUNS["stl", 0])
+        chosen = ScoreColumn("Dice", "oar", "dice", True, "1", ("Y",))
+        assert of_run(chosen, select(chosen, rows)) == 0.6
+        absent = ScoreColumn("Dice", "oar", "dice", True, "1", ("Y", "Z"))
+        assert of_run(absent, select(absent, rows)) != of_run(absent, select(absent, rows)), "NaN"
+
+    def test_a_patient_scores_by_its_contoured_structures(self) -> None:
+        rows = select(self.DICE, scores(RUNS["stl", 0]))
+        assert of_patients(rows) == pytest.approx({"a": 0.55, "b": 0.7})
+
+    def test_a_score_over_many_images_is_no_patient(self) -> None:
+        assert of_patients([Row("", "diagnosis", "", "auc", 0.9, "1")]) == {}
+
+    def test_a_score_over_many_images_counts_where_there_is_no_other(self) -> None:
+        auc = ScoreColumn("AUC", "diagnosis", "auc", True, "1")
+        rows = [Row("", "diagnosis", "", "auc", 0.9, "1"), Row("a", "diagnosis", "", "accuracy", 1.0, "1")]
+        assert of_run(auc, select(auc, rows)) == 0.9
+
+    def test_a_patient_missing_in_one_run_has_no_mean(self) -> None:
+        found = patient_means([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+        assert found["a"] == 2.0
+        assert found["b"] != found["b"]
+
+
+def test_protocol_copy_is_readable(folder: Path) -> None:
+    assert json.loads((folder / "protocol.json").read_text()) == FIELDS
