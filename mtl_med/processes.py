@@ -50,8 +50,12 @@ def require_processes() -> None:
 
 
 def finish_processes() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, once every process has come to its end.
+
+    A process that closed its connections while another one's threads still used them could take that one down with it.
+    """
     if dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
