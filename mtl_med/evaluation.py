@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,14 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(study: str | Path, predictions: str | Path, split: str | None = None, *, workers: int = 1) -> Evaluation:
+def evaluate(
+    study: str | Path,
+    predictions: str | Path,
+    split: str | None = None,
+    *,
+    workers: int = 1,
+    cases: Collection[str] | None = None,
+) -> Evaluation:
     """Score every case that has a prediction.
 
     What some case's prediction holds is expected of all: a structure that lacks counts as missed, a dose or all
@@ -94,6 +101,7 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
         predictions: folder with one folder per case, as `mtl_med.io.results` writes it.
         split: score only this split; default: whatever was predicted.
         workers: number of processes.
+        cases: ids whose predictions count; others in the folder may be of other weights. Default: all.
 
     Returns:
         The rows, and the cases that were not scored with the reasons.
@@ -103,9 +111,11 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
         NothingFoundError: no prediction belongs to a case of the study.
     """
     manifest = Manifest.read(study)
-    cases = manifest.split(split) if split else manifest.cases
+    listed = manifest.split(split) if split else manifest.cases
     folders = results.prediction_folders(predictions)
-    chosen = [(case, folders[case.id]) for case in cases if case.id in folders]
+    if cases is not None:
+        folders = {name: folder for name, folder in folders.items() if name in cases}
+    chosen = [(case, folders[case.id]) for case in listed if case.id in folders]
     if not chosen:
         raise NothingFoundError(
             f"no prediction of a case of the study {study}{f' in split {split}' if split else ''}",
@@ -119,13 +129,13 @@ def evaluate(study: str | Path, predictions: str | Path, split: str | None = Non
     failures = unreadable | {
         case.id: outcome.failure for (case, _), outcome in zip(pairs, outcomes, strict=True) if outcome.failure
     }
-    ids = {case.id for case in cases}
+    ids = {case.id for case in listed}
     scored = [case for case, _ in chosen if case.id not in failures]
     return Evaluation(
         rows=[row for outcome in outcomes for row in outcome.value or ()],
         scored=tuple(case.id for case in scored),
         failures={case.id: failures[case.id] for case, _ in chosen if case.id in failures},
-        without_prediction=tuple(case.id for case in cases if case.id not in folders),
+        without_prediction=tuple(case.id for case in listed if case.id not in folders),
         unknown=tuple(name for name in folders if name not in ids),
         fingerprint=manifest.fingerprint,
         odd=tuple(case.id for case in scored if case.notes),
@@ -220,15 +230,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score(
-    study: str | Path, predictions: str | Path, out: str | Path, split: str | None = None, *, workers: int = 1
+    study: str | Path,
+    predictions: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    *,
+    workers: int = 1,
+    cases: Collection[str] | None = None,
 ) -> int:
-    """Evaluate, write the table and its record, and print the summary.
+    """Evaluate, write the table and its record, and print the summary. Arguments as of `evaluate`.
 
     Returns:
         The exit code of `run`.
     """
     start = time.perf_counter()
-    result = evaluate(study, predictions, split, workers=workers)
+    result = evaluate(study, predictions, split, workers=workers, cases=cases)
     asked = {"study": str(study), "predictions": str(predictions), "split": split}
     write_evaluation(result, out, asked=asked, seconds=time.perf_counter() - start)
     sys.stdout.write(f"{result.text()}\nwritten: {out}\n")

@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """Note each predicted case, so that a run that was stopped goes on with the others.
 
-    A case counts as finished while its image and the files written for it are there as they were, and weights, study
-    and settings are the same.
+    A case counts as finished while its image is as it was, every file written for it is there, and weights, study and
+    settings are the same.
 
     Args:
         output_dir: folder of the predictions.

@@ -185,12 +185,17 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over ids, splits and file hashes: equal data, equal fingerprint."""
+        """Hash over ids, splits, file hashes, prescriptions and labels: equal data, equal fingerprint."""
         rows = [
-            "\t".join([case.id, case.split, *(f"{key}={item['sha256']}" for key, item in sorted(case.files.items()))])
+            [
+                *(case.id, case.split),
+                *(f"{key}={item['sha256']}" for key, item in sorted(case.files.items())),
+                *(f"{name}={float(value)!r}" for name, value in sorted(case.prescriptions_gy.items())),
+                *(f"{name}={float(value)!r}" for name, value in sorted(case.labels.items())),
+            ]
             for case in self.cases
         ]
-        return sha256_bytes("\n".join(rows).encode())
+        return sha256_bytes("\n".join("\t".join(row) for row in rows).encode())
 
     def write(self) -> None:
         """Write `manifest.json` into the study folder."""

@@ -495,3 +495,10 @@ def test_a_real_patient_scores_as_published_from_its_csv_files(openkbp_source, r
         assert scores[key] == pytest.approx(value, abs=1e-6), key
     # The organs are the true ones: any flip or swap on the way from the CSV files would show here.
     assert {key: scores[f"dice/{key}"] for key in organ} == dict.fromkeys(organ, 1.0)
+
+
+def test_predictions_of_other_weights_in_the_folder_do_not_count(study, predictions):
+    """A run that predicted one case scores that one, whatever lies beside it."""
+    result = evaluate(study, predictions, cases={"pt_2": "made by this run"})
+    assert (result.scored, {row.case for row in result.rows}) == (("pt_2",), {"pt_2"})
+    assert "pt_1" in result.without_prediction

@@ -109,8 +109,10 @@ def test_splits(tmp_path: Path) -> None:
         ({"split": "tune"}, False),
         ({"id": "b"}, False),
         ({"files": {"ct": {"path": "ct.nii.gz", "sha256": "01"}}}, False),
+        ({"prescriptions_gy": {"PTV70": 60.0}}, False),
+        ({"labels": {"severity": 3}}, False),
     ],
-    ids=["same", "notes", "split", "id", "bytes"],
+    ids=["same", "notes", "split", "id", "bytes", "prescription", "label"],
 )
 def test_fingerprint_follows_the_data(tmp_path: Path, changes: dict, equal: bool) -> None:
     first = Manifest.build("x", tmp_path, [make_case(tmp_path)])

@@ -28,6 +28,7 @@ __all__ = ["Children", "Command", "Job", "execute", "execute_all", "monai_comman
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 10.0
+_TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"}
 _TAIL = 3  # last lines of a log in a message
 
 Command = Callable[[Sequence[Path], Path], list[str]]
@@ -97,7 +98,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONUNBUFFERED": "1"} | counts,
+                    env=_own_environment() | {"PYTHONUNBUFFERED": "1"} | counts,
                     pass_fds=keep_open,
                     start_new_session=True,
                 )
@@ -128,6 +129,11 @@ class Children:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, number)
+
+
+def _own_environment() -> dict[str, str]:
+    """The environment without what torchrun may have left in it: each run is a process of its own."""
+    return {name: value for name, value in os.environ.items() if name not in _TORCHRUN}
 
 
 def execute_all(runs: Sequence[Run], job: Job, report: Callable[[Run, dict[str, Any] | None, str], None]) -> None:
@@ -218,7 +224,7 @@ def _stage(run: Run, job: Job, children: Children, stage: str, configs: Sequence
     }
     if stage == "training":
         arguments["resume"] = (run.folder / "checkpoint.pt").is_file()
-    elif "limit" in arguments:
+    elif run.settings.get("train", {}).get("limit") is not None:
         arguments["limit"] = None  # a shorter training is still scored on every patient
     file = run.folder / f"{stage}.json"
     write_json(file, arguments)

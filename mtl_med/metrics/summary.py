@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from mtl_med.metrics.dose import TARGET_METRICS, dvh_score
 from mtl_med.metrics.rows import LABEL_MAP, Row
@@ -19,6 +20,8 @@ __all__ = [
     "summary",
 ]
 
+_NAMES_SHOWN = 8
+_WORST, _FEWEST = 3, 4  # worst cases that are named, where there are at least so many
 _DOSE_LINES = (
     ("dose_score", "dose score", "sum of |error| per possible-dose voxel (OpenKBP)"),
     ("dvh_score", "DVH score", "OpenKBP, linear percentiles"),
@@ -48,6 +51,7 @@ class StructureSummary:
         missed: cases with truth but an empty prediction.
         not_contoured: cases without truth, which no mean counts.
         from_label_map: some prediction came from a label map.
+        missed_cases: ids of the missed ones.
     """
 
     name: str
@@ -58,6 +62,7 @@ class StructureSummary:
     missed: int
     not_contoured: int
     from_label_map: bool
+    missed_cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class DvhSummary:
         planned_gy: mean of the planned dose's values, Gy.
         predicted_gy: mean of the predicted dose's values, Gy.
         cases: number of cases.
+        error_gy: mean of the differences' sizes, Gy; a small mean difference may hide large ones of both signs.
+        worst_gy: the largest difference, signed, Gy.
+        worst_case: the case that it belongs to.
     """
 
     structure: str
@@ -77,6 +85,9 @@ class DvhSummary:
     planned_gy: float
     predicted_gy: float
     cases: int
+    error_gy: float = math.nan
+    worst_gy: float = math.nan
+    worst_case: str = ""
 
     @property
     def difference_gy(self) -> float:
@@ -101,7 +112,11 @@ def dvh_summaries(rows: Iterable[Row]) -> list[DvhSummary]:
         planned, predicted = doses[structure, metric].values()
         both = [case for case, dose in planned.items() if not math.isnan(dose + predicted.get(case, math.nan))]
         planned_gy, predicted_gy = (_mean(table[case] for case in both) for table in (planned, predicted))
-        found.append(DvhSummary(structure, metric, planned_gy, predicted_gy, len(both)))
+        differences = {case: predicted[case] - planned[case] for case in both}
+        error_gy = _mean(abs(value) for value in differences.values())
+        worst = max(differences, key=lambda case: abs(differences[case]), default="")
+        worst_gy = differences.get(worst, math.nan)
+        found.append(DvhSummary(structure, metric, planned_gy, predicted_gy, len(both), error_gy, worst_gy, worst))
     return found
 
 
@@ -117,15 +132,17 @@ def structure_summaries(rows: Iterable[Row]) -> list[StructureSummary]:
 def _structure_summary(name: str, table: dict[str, dict[str, Row]]) -> StructureSummary:
     values = {metric: {case: row.value for case, row in rows.items()} for metric, rows in table.items()}
     with_truth = [case for case, value in values["dice"].items() if not math.isnan(value)]
+    missed = tuple(case for case in with_truth if math.isnan(values["hd95"][case]))
     return StructureSummary(
         name=name,
         dice=_mean(values["dice"].values()),
         hd95_mm=_mean(values["hd95"].values()),
         surface_dice=_mean(values["surface_dice_2mm"].values()),
         cases=len(with_truth),
-        missed=sum(math.isnan(values["hd95"][case]) for case in with_truth),
+        missed=len(missed),
         not_contoured=len(values["dice"]) - len(with_truth),
         from_label_map=any(row.convention.split(";")[0] == LABEL_MAP for row in table["dice"].values()),
+        missed_cases=missed,
     )
 
 
@@ -170,6 +187,7 @@ def summary(rows: Sequence[Row]) -> str:
         cases = len({row.case for row in rows if row.case and row.metric == "dose_score"})
         lines.append(f"dose ({_count(cases, 'case')})")
         lines += [f"  {label:<15}  {_number(scores[key], 7, 3)} Gy   {note}" for key, label, note in _DOSE_LINES]
+        lines += _spread_lines({row.case: row.value for row in rows if row.case and row.metric == "dose_score"})
         lines.append("  dose score and DVH: predicted dose outside possible_dose_mask counts as 0 Gy")
         lines += _dvh_lines(dvh_summaries(rows))
     structures = structure_summaries(rows)
@@ -184,18 +202,29 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines).strip("\n") or "nothing was scored"
 
 
+def _spread_lines(scores: dict[str, float]) -> list[str]:
+    """How the dose score differs between cases."""
+    known = sorted((case for case, value in scores.items() if not math.isnan(value)), key=lambda case: scores[case])
+    if len(known) < _FEWEST:
+        return []
+    best, middle, worst = scores[known[0]], median(scores[case] for case in known), scores[known[-1]]
+    named = ", ".join(f"{case} {scores[case]:.2f}" for case in known[: -_WORST - 1 : -1])
+    return [f"  dose score of single cases: {best:.2f} to {worst:.2f} Gy, median {middle:.2f}; worst: {named}"]
+
+
 def _dvh_lines(items: Sequence[DvhSummary]) -> list[str]:
     if not items:
         return []
     width = max(10, *(len(item.structure) for item in items))
-    lines = ["", f"{'DVH (Gy)':<{width + 2}}  metric   planned  predicted  difference  cases"]
+    lines = ["", f"{'DVH (Gy)':<{width + 2}}  metric   planned  predicted  difference  |difference|  cases  worst"]
     for item in items:
-        difference = "-" if math.isnan(item.difference_gy) else f"{item.difference_gy:+.2f}"
         lines.append(
             f"  {item.structure:<{width}}  {item.metric:<7}  {_number(item.planned_gy, 7, 2)}"
-            f"  {_number(item.predicted_gy, 9, 2)}  {difference:>10}  {item.cases:5d}"
+            f"  {_number(item.predicted_gy, 9, 2)}  {_signed(item.difference_gy):>10}  {_number(item.error_gy, 12, 2)}"
+            f"  {item.cases:5d}  {_signed(item.worst_gy)} {item.worst_case}".rstrip()
         )
-    lines.append("  means over cases; difference = predicted - planned: below 0 too little dose is predicted")
+    lines.append("  means over cases; difference = predicted - planned: below 0 too little dose is predicted, which is")
+    lines.append("  optimistic for an organ and lost coverage for a target")
     return lines
 
 
@@ -211,6 +240,7 @@ def _structure_lines(structures: Sequence[StructureSummary], mean_dice: float) -
     lines.append(f"  {'mean':<{width}}  {_number(mean_dice, 6, 3)}")
     if any(item.missed for item in structures):
         lines.append("  missed = contoured but nothing predicted: Dice 0, no HD95")
+        lines += [f"    {item.name}: {_listing(item.missed_cases)}" for item in structures if item.missed]
     if any(item.from_label_map for item in structures):
         lines.append("  read from label maps, which cannot hold overlaps")
     return lines
@@ -223,6 +253,15 @@ def _mean(values: Iterable[float]) -> float:
 
 def _number(value: float, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if math.isnan(value) else f"{value:{width}.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -99,7 +99,7 @@ class CTAN(MultiTaskNet):
         encoder: a row of `ENCODERS`.
         options: of the encoder, the streams, CTAB and the decoders; `create_network` lists them.
 
-    Source: arXiv 2309.03837, Algorithm 1. Open points of the paper and our defaults: docs of `create_network`.
+    Source: arXiv 2309.03837, Algorithm 1. Open points of the paper and our defaults: docs/ctan.md.
     """
 
     def __init__(

@@ -64,6 +64,7 @@ METHODS: dict[str, Method] = {
         CTAB,
         fixed={"cross_fuse": "concat"},
     ),
+    "hps_pyramid": Method("HPS at the scale of CTAL, whose control it is", _CARUANA, PyramidStream),
     "mtan_ctab": Method("MTAN with CTAB at the bottleneck: uncrossed masks", f"{_LIU}; {_KIM}", MaskStreams, CTAB),
 }
 
@@ -92,9 +93,9 @@ def create_network(
             the streams (cross_fuse, embed_ratio, share_refine, checkpoint_masks, reduce; token_stride), of CTAB
             (bottleneck_channels, scale, reduce, residual), CTAL (affinity_channels, gamma, learn_gamma, filters,
             query_grid, full_below), KEM and sKEM (slots, top_k, heads, mlp_ratio; vertices), of pixel decoders
-            (decoder_channels, upsample, dropout), of image decoders (image_style, image_width, dropout); per task:
-            priors `{task: [probability per channel]}`, output_scales `{task: factor}`. An option of a part that the
-            method does not have changes nothing, so that one configuration serves all methods.
+            (decoder_channels, upsample, dropout, deep_supervision), of image decoders (image_style, image_width,
+            dropout); per task: priors `{task: [probability per channel]}`, output_scales `{task: factor}`. An option of
+            a part that the method does not have changes nothing, so that one configuration serves all methods.
 
     Raises:
         UsageError: unknown method, encoder, option or value; tasks that cannot be stacked.

@@ -60,8 +60,9 @@ class MultiTaskNet(nn.Module):
 
         Returns:
             task name -> segmentation logits `(B, structures, *spatial)`, regression `(B, maps, *spatial)` in the
-            task's unit, or class logits `(B, classes)`. In training mode also `<task>/initial`, of the same form, where
-            the method supervises a first prediction. With `return_attention` also `attention/<task>/stage<j>`, the
+            task's unit, or class logits `(B, classes)`. In training mode also, of the same form, `<task>/initial` where
+            the method supervises a first prediction, and with `deep_supervision` `<task>/deep<i>` from the i-th coarser
+            scale. With `return_attention` also `attention/<task>/stage<j>`, the
             masks A_t^j `(B, C_j, *spatial / strides[j])`, and `attention/<task>/exchange`, a map per slot or one of the
             affinities' strength `(B, maps, *spatial / stride)`.
 
@@ -75,10 +76,13 @@ class MultiTaskNet(nn.Module):
         features = self.exchange(streams)  # {task: (B, C', *spatial / stride)}
         outputs: dict[str, Tensor] = {}
         for task, decoder in self.decoders.items():
-            outputs[task] = decoder(features[task], stages, image.shape[2:])  # (B, channels, *spatial) or (B, classes)
+            made = decoder(features[task], stages, image.shape[2:])  # [(B, channels, *spatial) or (B, classes)]
+            outputs[task] = made[0]
+            for i in range(1, len(made)):
+                outputs[task + "/deep" + str(i)] = made[i]
         if self.training:
             for task, head in self.initial.items():
-                outputs[task + "/initial"] = head(features[task + "/initial"], stages, image.shape[2:])
+                outputs[task + "/initial"] = head(features[task + "/initial"], stages, image.shape[2:])[0]
         if return_attention and not torch.jit.is_scripting():
             outputs.update(self.attention(stages, streams))
         return outputs
@@ -151,8 +155,9 @@ class SingleTaskNets(nn.Module):
     def predict(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
         """As `MultiTaskNet.predict`; there is no attention between disjoint networks."""
         outputs: dict[str, Tensor] = {}
-        for task, net in self.nets.items():
-            outputs[task] = net.predict(image)[task]
+        for net in self.nets.values():
+            for name, output in net.predict(image).items():
+                outputs[name] = output
         return outputs
 
     def forward(self, image: Tensor, return_attention: bool = False) -> dict[str, Tensor]:

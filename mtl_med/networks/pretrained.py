@@ -18,7 +18,7 @@ from mtl_med.networks.weight_mapping import Fitted, architecture, fit
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["PUBLISHED", "PretrainedReport", "load_pretrained", "pretrained"]
+__all__ = ["PUBLISHED", "PretrainedReport", "identity", "load_pretrained", "pretrained"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,6 +33,9 @@ PUBLISHED: dict[str, dict[tuple[str, int], str]] = {
         ("resnet50", 3): f"{SCHEME}TencentMedicalNet/MedicalNet-Resnet50/resnet_50_23dataset.pth",
     },
 }
+
+# MedicalNet's ResNet-18 has shortcuts without parameters, which our projections start as.
+PUBLISHED_ALLOW = {("medicalnet", "resnet18"): ("*.downsample.*",)}
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,20 @@ def pretrained(network: Network, source: str | Path | None, *, allow: Sequence[s
     return network
 
 
+def identity(source: str | Path | None) -> str | None:
+    """What a run remembers of its source: a file's hash beside its name, since the file may change; else the name."""
+    if source is None or str(source).lower() == "none":
+        return None
+    path = Path(source).expanduser()
+    return f"{path.name} sha256 {sha256_file(path)}" if path.is_file() else str(source)
+
+
 def prepare(encoder: Encoder, source: str | Path, allow: Sequence[str]) -> tuple[Fitted, PretrainedReport]:
     """What an encoder would load, and the report on it."""
     path = find(encoder, source)
-    fitted = fit(load_weights(path), encoder, path, allow)
+    kind = architecture(encoder.state_dict())
+    published = PUBLISHED_ALLOW.get((str(source), kind.name), ()) if kind else ()
+    fitted = fit(load_weights(path), encoder, path, [*published, *allow] if published else allow)
     report = PretrainedReport(str(source), path, sha256_file(path), fitted.tensors, fitted.adapted_input, fitted.notes)
     return fitted, report
 

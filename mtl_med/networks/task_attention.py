@@ -107,6 +107,8 @@ class TaskMask(nn.Module):
         self, spatial_dims: int, in_channels: int, channels: int, embed_ratio: int, norm: NormSpec, act: ActSpec
     ) -> None:
         super().__init__()
+        if embed_ratio < 1:
+            raise UsageError(f"embed_ratio is {embed_ratio}", fix="Give C over the width of the embedding, such as 4")
         width = max(1, channels // embed_ratio)
         self.embed = ConvNormAct(spatial_dims, in_channels, width, 1, norm=norm, act=act)
         self.attend = ConvNormAct(spatial_dims, width, channels, 1, norm=norm, act="sigmoid")

@@ -154,6 +154,7 @@ def backward(
     aggregator: Aggregator,
     step: int = 0,
     absent: Sequence[Tensor] = (),
+    weighting: Sequence[Tensor] = (),
 ) -> Tensor:
     """Set `.grad`: aggregated on the parameters that several tasks share, the task's own gradient on all others.
 
@@ -164,18 +165,22 @@ def backward(
     Args:
         losses: per task with a label on any rank its loss, attached to the graph, weighted or not; under data-parallel
             training each rank's share, whose mean over the ranks is the loss.
-        parameters: of the network, and of the weighting where it has some.
+        parameters: of the network.
         aggregator: finds the weights.
         step: number of the step.
         absent: zeros in the graph of the tasks without a label. They have no say, but what only they reach gets a zero
             gradient, as from one backward pass of the sum of all losses.
+        weighting: parameters of the weighting, where it has some. They get the plain gradient: what weighs the tasks'
+            losses is not a parameter that the tasks share.
 
     Returns:
         Inner products of the tasks' gradients on the shared parameters (see `gramian`).
     """
-    needed = [parameter for parameter in parameters if parameter.requires_grad]
+    of_network = [parameter for parameter in parameters if parameter.requires_grad]
+    needed = [*of_network, *(parameter for parameter in weighting if parameter.requires_grad)]
     rows = list(task_gradients(losses, needed, keep_graph=False).values())
-    shared = shared_parameters(rows)
+    shared = shared_parameters(rows)[: len(of_network)]
+    shared += [False] * (len(needed) - len(shared))
     products = gramian(rows, shared)
     weights = aggregator.weights(products, step) if rows else []
     for index, parameter in enumerate(needed):

@@ -154,9 +154,9 @@ class GradientConflict:
     """
 
     def __init__(self, every: int = 0) -> None:
-        self.every = int(every)
-        if self.every < 0:
+        if not isinstance(every, int) or every < 0:
             raise UsageError(f"conflict_every is {every}", fix="Give a number of steps, or 0 for no measurement")
+        self.every = every
         self._found: dict[str, list[float]] = {}
 
     def attach(self, engine: Engine) -> None:

@@ -87,6 +87,9 @@ class Schedule:
 
     def advance(self, engine: Engine) -> None:
         """Count a step, and end the epoch early when the minutes are used up."""
+        device = getattr(engine.state, "device", torch.device("cpu"))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # else the clock would stop before the backward pass does
         self._steps_s.append(time.monotonic() - self._step_started)
         self.done = self._fraction(engine)
         if self.progress.minutes and self.done >= 1.0:

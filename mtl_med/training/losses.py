@@ -205,7 +205,7 @@ class MultiTaskLoss(nn.Module):
 
         Args:
             predictions: per task name the network's output; an auxiliary output `<task>/<any>` adds its loss against
-                the same label.
+                the same label, `<task>/deep<i>` with the factor 1 / 2^i.
             batch: `<task>` labels, `labelled_<task>` `(B, C)` bool, and `mask_<task>` where the loss uses one. A task
                 whose two keys are both missing has no label in this batch.
 
@@ -255,7 +255,8 @@ class MultiTaskLoss(nn.Module):
         """Sum and count of one task, over its output and its auxiliary outputs."""
         if name not in predictions:
             raise UsageError(f"the network predicts no task '{name}'", fix=nearest(name, predictions))
-        outputs = [_plain(value) for key, value in predictions.items() if key == name or key.startswith(f"{name}/")]
+        keys = [name, *(key for key in predictions if key.startswith(f"{name}/"))]
+        outputs = [_plain(predictions[key]) for key in keys]
         label, labelled = batch.get(name), batch.get(f"labelled_{name}")
         if label is None and labelled is None:
             idle = torch.stack([0.0 * output.flatten()[0].to(wide_dtype(output)) for output in outputs]).sum()
@@ -266,7 +267,14 @@ class MultiTaskLoss(nn.Module):
         mask = batch.get(f"mask_{name}")
         rest = _plain(label), _plain(labelled).bool(), None if mask is None else _plain(mask)
         terms = [loss(output, *rest) for output in outputs]
-        return LossTerm(torch.stack([term.total for term in terms]).sum(), terms[0].count)
+        totals = [_weight(key) * term.total for key, term in zip(keys, terms, strict=True)]
+        return LossTerm(torch.stack(totals).sum(), terms[0].count)
+
+
+def _weight(key: str) -> float:
+    """Factor of an output's loss: the i-th coarser scale of deep supervision counts 1 / 2^i, all others one."""
+    _, deep, number = key.rpartition("/deep")
+    return 0.5 ** int(number) if deep else 1.0
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class MultiTaskTrainer(SupervisedTrainer):
         optimizer: updates the network's parameters (and the weighting's, where it has some).
         loss_function: gives the tasks' losses and combines them.
         precision: autocast type, None for full precision; fp16 comes with gradient scaling.
-        max_grad_norm: gradients are clipped to this norm; None leaves them.
+        max_grad_norm: gradients are clipped to this norm, those of disjoint networks (STL) each on its own; None
+            leaves them.
         aggregator: combines the tasks' gradients on what they share; it gets the losses as the weighting weighs them.
             None for the gradient of the combined loss.
         conflict_every: steps between two measurements of the cosine between the tasks' gradients (see
@@ -95,6 +96,7 @@ class MultiTaskTrainer(SupervisedTrainer):
             decollate=False,
             optim_set_to_none=True,
         )
+        self.clipped_together = _clipped_together(unwrap(network))
         # Under a name of our own: MONAI's `run` resets `scaler` to what its CUDA-only `amp` flag says.
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type) if precision == torch.float16 else None
 
@@ -131,7 +133,8 @@ class MultiTaskTrainer(SupervisedTrainer):
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+            for parameters in self.clipped_together:
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if self.grad_scaler is None:
             self.optimizer.step()
         else:
@@ -149,11 +152,20 @@ class MultiTaskTrainer(SupervisedTrainer):
             scale(loss).backward()
             return
         weighted = {name: scale(value) for name, value in self.loss_function.weighted(losses).items()}
-        parameters = [*self.network.parameters(), *self.loss_function.parameters()]
-        absent = list(losses.absent.values())
-        products = backward(weighted, parameters, self.aggregator, self.state.iteration, absent)
+        absent, own = list(losses.absent.values()), list(self.loss_function.parameters())
+        parameters = self.network.parameters()
+        products = backward(weighted, parameters, self.aggregator, self.state.iteration, absent, own)
         if measured:
             self.conflict.add(cosines(list(weighted), products))
+
+
+def _clipped_together(network: torch.nn.Module) -> list[list[torch.nn.Parameter]]:
+    """All parameters; of disjoint networks each one's own, so that no task's gradient shortens another's."""
+    prefixes = getattr(network, "task_prefixes", None)
+    named = list(network.named_parameters())
+    if prefixes is None:
+        return [[parameter for _, parameter in named]]
+    return [[parameter for name, parameter in named if name.startswith(start)] for start in prefixes().values()]
 
 
 class MultiTaskEvaluator(SupervisedEvaluator):

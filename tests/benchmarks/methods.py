@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import json
 import statistics
@@ -45,7 +46,7 @@ class PlainUNet(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         stages = self.encoder(image)
         bottom = self.pool(stages[-1].deep)
-        return {task: decoder(bottom, stages, image.shape[2:]) for task, decoder in self.decoders.items()}
+        return {task: decoder(bottom, stages, image.shape[2:])[0] for task, decoder in self.decoders.items()}
 
 
 class Heads(nn.Module):
@@ -130,11 +131,14 @@ def peak_mib(name: str, dims: int) -> float:
 def print_peak(name: str, dims: int) -> None:
     """The child's part of `peak_mib`: the second step, when the optimizer's state is there.
 
-    Without `keep_freed_memory`, which would leave the first step's memory with the process.
+    Without `keep_freed_memory`, and with what the C library keeps given back, for the first step's memory would count
+    as there already.
     """
     stepper = Stepper(name, dims)
     stepper.step()
     stepper.optimizer.zero_grad(set_to_none=True)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).malloc_trim(0)
     memory = PeakMemory(stepper.device)
     stepper.step()
     print(json.dumps(memory.mib()))

@@ -115,7 +115,7 @@ def test_all_configs_build_the_same_network(bundle: Path) -> None:
     # What weights remember of their training goes before the config; without weights both configs mean the same.
     assert train["tasks"] == inference["default_tasks"]
     assert train["network_options"] == inference["default_network_options"]
-    for name in ("tasks", "method", "inputs", "patch_size", "study", "network_options"):
+    for name in ("tasks", "method", "encoder", "inputs", "patch_size", "study", "network_options"):
         assert inference[name].startswith(f"$mtl_med.bundle.trained(@weights, '{name}'")
         assert evaluate[name] == f"$mtl_med.bundle.trained(@weights, '{name}')"
         assert name in train["settings"]

@@ -112,8 +112,9 @@ def test_the_text_names_all_scores_counts_and_label_maps():
         "label maps",
     ):
         assert expected in text
-    *_, cord = (line for line in text.splitlines() if line.strip().startswith("Cord"))
+    *_, cord = (line for line in text.splitlines() if line.strip().startswith("Cord "))
     assert cord.split() == ["Cord", "0.000", "-", "0.000", "1", "1", "0"]
+    assert "    Cord: a" in text.splitlines()  # the missed case by name
 
 
 def test_nothing_scored_says_so():
@@ -142,13 +143,32 @@ def test_dvh_means_are_signed_and_targets_come_first():
     assert numbers["Cord"] == pytest.approx((50.0, 49.0, -1.0, 2))
 
 
+def test_differences_of_both_signs_do_not_hide_each_other():
+    table = {(item.structure, item.metric): item for item in dvh_summaries(_two_cases())}
+    cord = table["Cord", "mean"]
+    assert (cord.error_gy, cord.worst_gy, cord.worst_case) == pytest.approx((3.0, -4.0, "b"))
+    line = next(line for line in summary(_two_cases()).splitlines() if line.split()[:2] == ["Cord", "mean"])
+    assert line.split() == ["Cord", "mean", "50.00", "49.00", "-1.00", "3.00", "2", "-4.00", "b"]
+
+
+def test_the_worst_cases_are_named():
+    planned = np.full((3, 3, 3), 50.0)
+    rows = [
+        row
+        for name, gy in zip("abcde", (1, 5, 2, 4, 3), strict=True)
+        for row in dose_rows(name, planned, planned + gy, MASK, {}, voxel_mm3=9)
+    ]
+    assert "single cases: 1.00 to 5.00 Gy, median 3.00; worst: b 5.00, d 4.00, e 3.00" in summary(rows)
+    assert "single cases" not in summary(rows[: len(rows) // 5 * 2])  # two cases need no such line
+
+
 def test_a_case_that_lacks_either_dose_of_a_structure_counts_in_neither_mean():
     rows = [row for row in _two_cases() if (row.case, row.metric) != ("b", "mean_predicted")]
     rows = [Row(*row[:4], math.nan, *row[5:]) if row[3] == "D_0.1cc_true" else Row(*row) for row in map(_plain, rows)]
     table = {(item.structure, item.metric): item for item in dvh_summaries(rows)}
     assert (table["Cord", "mean"].difference_gy, table["Cord", "mean"].cases) == (2.0, 1)
     assert math.isnan(table["Cord", "D_0.1cc"].difference_gy) and table["Cord", "D_0.1cc"].cases == 0
-    assert ["Cord", "D_0.1cc", "-", "-", "-", "0"] in [line.split() for line in summary(rows).splitlines()]
+    assert ["Cord", "D_0.1cc", "-", "-", "-", "-", "0", "-"] in [line.split() for line in summary(rows).splitlines()]
 
 
 def _plain(row: Row) -> tuple:
@@ -158,13 +178,13 @@ def _plain(row: Row) -> tuple:
 def test_the_text_has_the_dvh_table_and_says_what_the_mask_does():
     lines = summary(_two_cases()).splitlines()
     words = [line.split() for line in lines]
-    assert ["PTV70", "D_95", "70.00", "67.00", "-3.00", "1"] in words
-    assert ["Cord", "mean", "50.00", "49.00", "-1.00", "2"] in words
+    assert ["PTV70", "D_95", "70.00", "67.00", "-3.00", "3.00", "1", "-3.00", "c"] in words
+    assert ["Cord", "mean", "50.00", "49.00", "-1.00", "3.00", "2", "-4.00", "b"] in words
     assert "  dose score and DVH: predicted dose outside possible_dose_mask counts as 0 Gy" in lines
     first, last = (next(i for i, line in enumerate(lines) if line.startswith(key)) for key in ("DVH (", "structures"))
     assert next(i for i, line in enumerate(lines) if "MAE whole grid" in line) < first < last
     (header,), body = lines[first : first + 1], lines[first + 1 : first + 6]
-    assert {line.rindex(" ") for line in body} == {len(header) - 2}, "columns are aligned"
+    assert {line.rindex(" ") for line in body} == {header.index("worst") + 5}, "columns are aligned"
 
 
 def test_scores_over_all_cases_are_rows_that_no_reader_takes_for_a_case(tmp_path):

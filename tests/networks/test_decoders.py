@@ -87,7 +87,7 @@ def test_image_decoder_reads_every_scale_of_its_style(style: str, scales: list, 
         type(stage)(stage.shared.detach().requires_grad_(), stage.deep.detach()) for stage in network.encoder(image)
     ]
     features = torch.randn(1, 12, 4, 4, requires_grad=True)
-    logits = decoder(features, stages, [32, 32])
+    (logits,) = decoder(features, stages, [32, 32])
     assert logits.shape == (1, 2)
     gradients = torch.autograd.grad(logits[0, 0], [features, *(stage.shared for stage in stages)], allow_unused=True)
     assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, *scales]
@@ -114,3 +114,28 @@ def test_dropout_acts_in_training_only(small_network: Make, mixed_tasks: dict) -
         assert not torch.equal(network.train()(image)[task], network(image)[task])
     network.eval()
     assert all(torch.equal(network(image)[task], network(image)[task]) for task in mixed_tasks)
+
+
+def test_deep_supervision_gives_coarser_outputs_in_training_alone(small_network: Make, mixed_tasks: dict) -> None:
+    image = torch.randn(2, 2, 24, 24)
+    network = small_network("ctan", mixed_tasks, 2, deep_supervision=True)
+    outputs = network(image)
+    assert set(outputs) - set(mixed_tasks) == {f"{task}/deep{i}" for task in ("oar", "dose") for i in (1, 2)}
+    assert outputs["oar/deep2"].shape == outputs["oar"].shape == (2, 3, 24, 24)
+    # The second is made at a quarter of the size: enlarged linearly, a row of it bends less often.
+    curvature = {i: outputs[f"dose/deep{i}"].diff(dim=3).diff(dim=3)[..., 2:-2].abs() for i in (1, 2)}
+    bends = {i: (value > 1e-4 * value.max()).float().mean().item() for i, value in curvature.items()}
+    assert bends[2] < 0.75 < bends[1]
+    assert network.eval()(image).keys() == mixed_tasks.keys()
+    outputs["dose/deep2"].sum().backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert any(name.startswith("decoders.dose.deep.0.") for name in reached)
+    assert not any(name.startswith(("decoders.dose.deep.1.", "decoders.dose.out.")) for name in reached)
+
+
+def test_deep_supervision_begins_at_the_prior_and_scale_too(pixel_tasks: dict) -> None:
+    options = {"priors": {"oar": [0.5, 0.01, 0.001]}, "output_scales": {"dose": 70.0}, "deep_supervision": True}
+    outputs = create_network("hps", pixel_tasks, 3, 2, **SMALL, **options)(torch.randn(1, 2, 32, 32, 32))
+    for i in (1, 2):
+        found = outputs[f"oar/deep{i}"].sigmoid().mean((0, 2, 3, 4)).tolist()
+        assert found == pytest.approx([0.5, 0.01, 0.001], rel=0.2)

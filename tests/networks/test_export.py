@@ -30,7 +30,14 @@ def test_torchscript_equals_eager(
 @pytest.mark.parametrize(
     "options",
     [
-        {"share_refine": False, "upsample": "deconv", "dropout": 0.5, "norm": "batch", "residual": True},
+        {
+            "share_refine": False,
+            "upsample": "deconv",
+            "dropout": 0.5,
+            "norm": "batch",
+            "residual": True,
+            "deep_supervision": True,
+        },
         {"upsample": "nearest", "image_style": "pooled", "act": "leakyrelu", "norm": ("group", {"num_groups": 1})},
         {"encoder": "resnet18"},
     ],

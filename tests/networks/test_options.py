@@ -33,6 +33,11 @@ TASKS = {"oar": {"kind": "segmentation", "channels": 2}, "dose": {"kind": "regre
         ({"scale": "average"}, "unknown scale 'average' of CTAB"),
         ({"norm": "bach"}, "unknown norm 'bach'"),
         ({"act": "rely"}, "unknown act 'rely'"),
+        ({"embed_ratio": 0}, "embed_ratio is 0"),
+        (
+            {"query_grid": 8, "filters": "per_query", "method": "ctal"},
+            "query_grid is 8, but filters='per_query' needs 3",
+        ),
         ({"token_stride": 0, "method": "ctal"}, "token_stride is 0"),
         ({"tasks": {}}, "no task is given"),
     ],
@@ -58,6 +63,7 @@ def test_one_configuration_serves_all_methods(method: str) -> None:
         **{"affinity_channels": 4, "gamma": 0.1, "learn_gamma": True, "filters": "shared", "full_below": 16},
         **{"slots": 4, "top_k": 4, "heads": 1, "vertices": 3},
         **{"decoder_channels": (6, 4), "upsample": "deconv", "image_style": "pooled", "image_width": 8, "dropout": 0.1},
+        **{"deep_supervision": True},
         **{"priors": {"oar": [0.1, 0.1]}, "output_scales": {"dose": 70.0}},
     }
     network = create_network(method, TASKS, 2, 1, **everything).eval()

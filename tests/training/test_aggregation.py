@@ -83,13 +83,22 @@ def gradients_of(net: nn.Module, loss: MultiTaskLoss, batch: dict, name: str | N
     if name is None:
         loss.combine(losses).backward()
     else:
-        parameters = [*net.parameters(), *loss.parameters()]
-        backward(loss.weighted(losses), parameters, Aggregator(name), absent=list(losses.absent.values()))
+        absent, own = list(losses.absent.values()), list(loss.parameters())
+        backward(loss.weighted(losses), net.parameters(), Aggregator(name), absent=absent, weighting=own)
     named = [*net.named_parameters(), *loss.named_parameters()]
     found = {key: parameter.grad for key, parameter in named}
     for _, parameter in named:
         parameter.grad = None
     return found
+
+
+def test_the_weightings_own_parameters_are_not_shared() -> None:
+    """Uncertainty's scales are one vector, which every task's loss reaches: it gets its plain gradient all the same."""
+    net = network("hps")
+    loss, batch = MultiTaskLoss(PIXEL, "uncertainty").double(), batch_of()
+    plain, mean = (gradients_of(net, loss, batch, name)["weighting.log_scales"] for name in (None, "mean"))
+    assert plain is not None
+    torch.testing.assert_close(mean, plain, rtol=1e-12, atol=0.0)
 
 
 def assert_equal(found: dict, expected: dict, rtol: float) -> None:

@@ -471,6 +471,16 @@ def test_auxiliary_outputs_add_their_loss() -> None:
     assert first.grad.any() and second.grad.any()
 
 
+def test_coarser_outputs_count_half_and_a_quarter() -> None:
+    predictions, batch = joint_batch()
+    values = [torch.randn(2, 1, 3, 4, dtype=torch.float64) for _ in range(3)]
+    loss = MultiTaskLoss(TASKS, Equal(TASKS))
+    alone = [loss(predictions | {"dose": value}, batch)[1]["dose"].total for value in values]
+    given = dict(zip(("dose", "dose/deep1", "dose/deep2"), values, strict=True))
+    _, stats = loss(predictions | given, batch)
+    torch.testing.assert_close(stats["dose"].total, alone[0] + alone[1] / 2 + alone[2] / 4)
+
+
 def test_metatensors_give_the_same_plain_loss() -> None:
     predictions, batch = joint_batch()
     expected, _ = MultiTaskLoss(TASKS)(predictions, batch)

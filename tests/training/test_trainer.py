@@ -38,7 +38,8 @@ def batch(oar: bool = True, dose: bool = True, seed: int = 0) -> dict[str, Any]:
 def trainer(batches: list[dict], method: str = "ctan", **options: Any) -> MultiTaskTrainer:
     torch.manual_seed(0)
     network = create_network(method, TASKS, channels=(4, 8), bottleneck=8, stem_stride=2, output_scales={"dose": 70.0})
-    loss = MultiTaskLoss(TASKS, options.pop("weighting", "dwa"))
+    fixed = {"weights": options.pop("weights")} if "weights" in options else None
+    loss = MultiTaskLoss(TASKS, options.pop("weighting", "dwa"), weighting_options=fixed)
     optimizer = torch.optim.AdamW(parameter_groups(network, loss), lr=1e-3)
     loader: DataLoader = DataLoader(batches, batch_size=None)
     return MultiTaskTrainer(CPU, 1, loader, network, optimizer, loss, max_grad_norm=10.0, **options)
@@ -153,3 +154,17 @@ class TestEvaluator:
         evaluator = self.evaluator([])
         evaluator.run()
         assert evaluator.state.metrics == {"score": 0.0, "score/oar": 0.0, "score/dose": 0.0}
+
+
+@pytest.mark.parametrize(("method", "alone"), [("stl", True), ("hps", False)])
+def test_disjoint_networks_are_clipped_each_on_its_own(method: str, alone: bool) -> None:
+    """A steep loss of one task must not shorten the step of a network that has nothing to do with it."""
+    found = []
+    for factor in (1.0, 1000.0):
+        engine = trainer([batch()], method, weighting="fixed", weights={"oar": 1.0, "dose": factor})
+        engine.max_grad_norm = 1e-3  # so that every gradient is clipped
+        engine.run()
+        part = "nets.oar." if method == "stl" else "decoders.oar."
+        found.append([p.grad.clone() for name, p in engine.network.named_parameters() if name.startswith(part)])
+    same = all(torch.allclose(a, b, rtol=1e-4, atol=0.0) for a, b in zip(*found, strict=True))
+    assert same == alone

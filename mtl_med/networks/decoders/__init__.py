@@ -1,4 +1,7 @@
-"""Decoders by task kind: `forward(features, stages, size) -> output`. The keys are those of `tasks.KINDS`."""
+"""Decoders by task kind: `forward(features, stages, size) -> [output]`. The keys are those of `tasks.KINDS`.
+
+Behind the output the list may hold further ones for the loss, in training only.
+"""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class ImageHead(nn.Module):
         y = self.dropout(x.flatten(2).mean(2))  # (B, in_channels)
         return self.out(y) if torch.jit.is_scripting() else full_precision(self.out, y)
 
-    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
-        return self.read_out(x)
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> list[Tensor]:
+        return [self.read_out(x)]
 
 
 class ImageDecoder(ImageHead):
@@ -87,7 +87,7 @@ class ImageDecoder(ImageHead):
             # No norm before the global average: an instance norm would fix the very mean that is read out.
             self.downs.append(nn.Sequential(convolution(dims, width, width, 3, 2, bias=True), activation(encoder.act)))
 
-    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> list[Tensor]:
         y = self.features(x)  # (B, width, *spatial / stride)
         if self.enters > 0:
             sides = [lateral(stages[j].shared) for j, lateral in enumerate(self.laterals)]  # (B, width, *spatial_j)
@@ -99,4 +99,4 @@ class ImageDecoder(ImageHead):
                 if i + 1 == self.enters:
                     path = path + y
             y = path
-        return self.read_out(y)  # (B, classes)
+        return [self.read_out(y)]  # (B, classes)

@@ -110,8 +110,8 @@ class PixelHead(nn.Module):
         # Few channels are left: from here on the labels' memory order, channels first, is the faster one.
         return crop(resize_linear(y.contiguous(), self.stride), size)
 
-    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
-        return self.read_out(x, size)
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> list[Tensor]:
+        return [self.read_out(x, size)]
 
     def initialise_output(self) -> None:
         """Begin with the prior (or zero) nearly everywhere: small weights, the prior's logit as bias."""
@@ -131,6 +131,7 @@ class PixelDecoder(PixelHead):
             start above the bottleneck need fewer blocks, which take the last widths.
         upsample: `linear` (as published), `nearest`, or `deconv`, which makes a 3D training step a tenth faster.
         dropout: probability of dropping a channel before the last convolution.
+        deep_supervision: in training, an output from each coarser up block too, finest first, for the loss.
         prior, output_scale: as in `PixelHead`.
 
     Source: arXiv 2309.03837, Sect. 2.1, "Encoder and Decoder".
@@ -147,6 +148,7 @@ class PixelDecoder(PixelHead):
         prior: Sequence[float] | None = None,
         output_scale: float = 1.0,
         dropout: float = 0.0,
+        deep_supervision: bool = False,
     ) -> None:
         skips = [j for j, scale in enumerate(encoder.strides) if scale < stride][::-1]
         widths = tuple(decoder_channels or encoder.decoder_channels)
@@ -168,11 +170,26 @@ class PixelDecoder(PixelHead):
             )
             in_channels = width
         self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(dropout) if dropout else nn.Identity()
+        self.deep = nn.ModuleList()
+        for j, width in list(zip(skips, widths, strict=True))[:-1] if deep_supervision else []:
+            self.deep.append(PixelHead(encoder, width, encoder.strides[j], task, prior, output_scale))
 
-    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> Tensor:
+    def forward(self, x: Tensor, stages: list[Stage], size: list[int]) -> list[Tensor]:
+        scales: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x, stages[self.skips[i]].shared)  # (B, decoder_channels[i], *spatial_j)
-        return self.read_out(self.dropout(x), size)  # (B, channels, *size)
+            scales.append(x)
+        outputs = [self.read_out(self.dropout(x), size)]  # (B, channels, *size)
+        if self.training:
+            for i, head in enumerate(self.deep):
+                outputs.insert(1, head.read_out(scales[i], size))
+        return outputs
+
+    def initialise_output(self) -> None:
+        """As `PixelHead.initialise_output`, at every scale."""
+        super().initialise_output()
+        for head in self.deep:
+            head.initialise_output()
 
 
 def crop(y: Tensor, size: list[int]) -> Tensor:

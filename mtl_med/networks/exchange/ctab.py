@@ -116,8 +116,9 @@ class CTAB(nn.Module):
         others = of_others(embedded, self.reduce)
         strengths = {}
         for task, own in embedded.items():
-            e, q = own.flatten(2), others[task].flatten(2)  # (B, C, N)
-            squares = (torch.bmm(torch.bmm(q, q.transpose(1, 2)), e) * e).sum(1, keepdim=True)
+            with torch.autocast(own.device.type, enabled=False):
+                e, q = own.flatten(2), others[task].flatten(2)  # (B, C, N)
+                squares = (torch.bmm(torch.bmm(q, q.transpose(1, 2)), e) * e).sum(1, keepdim=True)
             factor = 1.0 / (e.shape[2] * e.shape[1] ** 0.5) if self.scale == "mean" else 1.0
             strengths[task] = (squares.clamp(min=0).sqrt() * factor).reshape(len(e), 1, *own.shape[2:])
         return strengths

@@ -176,12 +176,12 @@ def check_grid(spatial_dims: int, filters: str, query_grid: Sequence[int] | None
     if filters == "shared":
         if query_grid is not None:
             raise UsageError(
-                f"query_grid is {list(query_grid)}, but the filters are shared by all positions",
+                f"query_grid is {query_grid}, but the filters are shared by all positions",
                 fix="Leave query_grid out, or choose filters='per_query'",
             )
         return [1] * spatial_dims
-    if query_grid is None or len(query_grid) != spatial_dims or min(query_grid) < 1:
-        found = "missing" if query_grid is None else f"{list(query_grid)}"
+    if not isinstance(query_grid, Sequence) or len(query_grid) != spatial_dims or min(query_grid) < 1:
+        found = "missing" if query_grid is None else f"{query_grid}"
         raise UsageError(
             f"query_grid is {found}, but filters='per_query' needs {spatial_dims} sizes of at least 1",
             fix="Give the size of the features in training, patch size over stride, or choose filters='shared'",
