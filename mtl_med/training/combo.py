@@ -125,7 +125,9 @@ class ComboLoss(nn.Module):
             background count half each (an empty one is left out). The plain mean of a structure that fills a thousandth
             of the volume is almost all background, and its gradient vanishes once the background is right. Balancing
             mends that but makes every structure too large: the optimum is no longer the true probability. "foreground"
-            keeps the optimum and the gradient: the sum over all voxels divided by the number of foreground voxels.
+            keeps the optimum and the gradient: the sum over all voxels divided by the number of foreground voxels, at
+            least 1/4096 of all. It is for patches that hold the whole structure: on single slices, where the number
+            changes from one to the next, the optimum moves, and `mean` with a larger `ce_weight` is the choice.
         batch_dice: form the Dice sums of a structure over all its labelled cases in the batch, in training on all
             ranks, instead of per case. The cross-entropy stays per pair.
         smooth: in voxels.
