@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterable
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mtl_med import __version__
-from mtl_med.files import write_json
+from mtl_med.files import sha256_file, write_json
 
-__all__ = ["RUN_SCHEMA", "versions", "write_record"]
+__all__ = ["RUN_SCHEMA", "code_digest", "versions", "write_record"]
 
 RUN_SCHEMA = "mtl_med/run/1"
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -26,6 +28,14 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def code_digest() -> str:
+    """Hash over the Python files of mtl_med as they are on disk, whatever a version number or commit says."""
+    total = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        total.update(f"{path.relative_to(_PACKAGE).as_posix()}\t{sha256_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 def write_record(path: str | Path, stage: str, fields: dict[str, Any], packages: Iterable[str] = ("numpy",)) -> None:

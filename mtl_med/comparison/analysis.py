@@ -34,7 +34,7 @@ class Line:
         seeds: of its finished runs.
         paired_seeds: those of them that the baseline has too.
         scores: per metric, over the seeds.
-        deltas: per metric, relative difference to the baseline, %: mean over the paired seeds. Empty for the baseline.
+        deltas: per metric, relative difference to the baseline, %, over the paired seeds. Empty for the baseline.
         mean_delta: mean of the deltas over the metrics, over the paired seeds.
         rank: 1 is the best mean delta, the baseline's being 0; 0 without one.
         patients: per metric, and last for the mean delta, over the patients. Empty for the baseline.
@@ -45,7 +45,7 @@ class Line:
     seeds: tuple[int, ...]
     paired_seeds: tuple[int, ...]
     scores: tuple[Estimate, ...]
-    deltas: tuple[float, ...] = ()
+    deltas: tuple[Estimate, ...] = ()
     mean_delta: Estimate = NOTHING
     rank: int = 0
     patients: tuple[Difference, ...] = ()
@@ -61,6 +61,7 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
         draws: of the bootstrap.
     """
     columns = [results.protocol.metric(name) for name in group.metrics]
+    higher = [column.higher_is_better for column in columns]
     figures = {row: {seed: _figures(results, row, seed, columns) for seed in results.seeds(row)} for row in group.rows}
     lines = []
     for row, own in figures.items():
@@ -72,10 +73,11 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
             scores=tuple(t_interval([values[i] for values in own.values()]) for i in range(len(columns))),
         )
         if paired:
-            deltas = np.array([_deltas(figures[group.baseline][seed], own[seed], columns) for seed in paired])
+            base = [figures[group.baseline][seed] for seed in paired]
+            deltas = relative_performances(base, [own[seed] for seed in paired], higher)
             line = replace(
                 line,
-                deltas=tuple(t_interval(column).mean for column in deltas.T.tolist()),
+                deltas=tuple(t_interval(column) for column in deltas.T.tolist()),
                 mean_delta=t_interval(deltas.mean(axis=1).tolist()),
                 patients=tuple(_over_patients(results, group.baseline, row, paired, columns, draws)),
             )
@@ -86,14 +88,6 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
 def _figures(results: Results, row: str, seed: int, columns: Sequence[ScoreColumn]) -> list[float]:
     rows = results.scores[row, seed]
     return [of_run(column, select(column, rows)) for column in columns]
-
-
-def _deltas(base: Sequence[float], own: Sequence[float], columns: Sequence[ScoreColumn]) -> list[float]:
-    """Eq. 3 per metric; NaN where there is nothing to be relative to."""
-    return [
-        relative_performances([b], [m], [column.higher_is_better])[0] if b else math.nan
-        for b, m, column in zip(base, own, columns, strict=True)
-    ]
 
 
 def _over_patients(

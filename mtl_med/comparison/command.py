@@ -70,7 +70,14 @@ def run(args: argparse.Namespace) -> int:
             check_methods(protocol, bundle, _known_methods())
         threads = args.threads or max(1, _cores() // args.processes)
         job = Job(
-            bundle, args.study, args.processes, threads, args.keep_predictions, args.overwrite, command=monai_command
+            bundle,
+            args.study,
+            processes=args.processes,
+            threads=threads,
+            keep_predictions=args.keep_predictions,
+            overwrite=args.overwrite,
+            command=monai_command,
+            gpus=_gpus(),
         )
         failed = _do(protocol, chosen, job)
     _write_tables(protocol, runs, args.out)
@@ -181,6 +188,15 @@ def _known_methods() -> list[str]:
 def _cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> tuple[str, ...]:
+    """GPUs to deal out among the runs, as CUDA names them: those this process may use, else all of NVIDIA's driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(word.strip() for word in chosen.split(",") if word.strip())
+    found = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(number) for number, _ in enumerate(found.iterdir())) if found.is_dir() else ()
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from mtl_med.comparison.runs import FINISHED, OTHER, Run, finish, refuse_others
@@ -54,6 +55,7 @@ class Job:
         keep_predictions: keep the predicted volumes, which are large.
         overwrite: begin anew where a folder holds a run of other settings or data, which else fails.
         command: gives the command of one stage.
+        gpus: as CUDA_VISIBLE_DEVICES names them; each run sees one. Without any, a run sees what this process sees.
     """
 
     bundle: Bundle
@@ -63,6 +65,7 @@ class Job:
     keep_predictions: bool = False
     overwrite: bool = False
     command: Command = monai_command
+    gpus: tuple[str, ...] = ()
 
 
 class StoppedError(Exception):
@@ -77,16 +80,17 @@ class Children:
         self._lock = threading.Lock()
         self.stopping = False
 
-    def run(self, command: Sequence[str], log: Path, threads: int, keep_open: Sequence[int] = ()) -> int:
+    def run(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str], keep_open: Sequence[int] = ()
+    ) -> int:
         """Run a command to its end and give its exit code.
 
         Args:
             command: the words.
             log: what it prints is appended here.
-            threads: of each numerical library.
+            environment: variables beside those of this process.
             keep_open: file descriptors that it inherits.
         """
-        counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         with log.open("ab") as stream:
             stream.write(f"$ {shlex.join(command)}\n".encode())
             stream.flush()
@@ -98,7 +102,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
-                    env=_own_environment() | {"PYTHONUNBUFFERED": "1"} | counts,
+                    env=_own_environment() | {"PYTHONUNBUFFERED": "1"} | dict(environment),
                     pass_fds=keep_open,
                     start_new_session=True,
                 )
@@ -148,9 +152,10 @@ def execute_all(runs: Sequence[Run], job: Job, report: Callable[[Run, dict[str, 
         KeyboardInterrupt: a signal; every child has been ended, and every run can go on.
     """
     children = Children()
+    places = _places(job)
     pool = ThreadPoolExecutor(max(1, job.processes), thread_name_prefix="run")
     try:
-        futures = {pool.submit(_guarded, run, job, children): run for run in runs}
+        futures = {pool.submit(_guarded, run, job, children, places): run for run in runs}
         for future in as_completed(futures):
             report(futures[future], *future.result())
     finally:
@@ -159,9 +164,22 @@ def execute_all(runs: Sequence[Run], job: Job, report: Callable[[Run, dict[str, 
         pool.shutdown(wait=True)
 
 
-def _guarded(run: Run, job: Job, children: Children) -> tuple[dict[str, Any] | None, str]:
+def _places(job: Job) -> Queue[Mapping[str, str]]:
+    """What the environment of each run that is at work says: its threads, and its own GPU in turn."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(job.threads))
+    places: Queue[Mapping[str, str]] = Queue()
+    for number in range(max(1, job.processes)):
+        gpu = {"CUDA_VISIBLE_DEVICES": job.gpus[number % len(job.gpus)]} if job.gpus else {}
+        places.put(threads | gpu)
+    return places
+
+
+def _guarded(
+    run: Run, job: Job, children: Children, places: Queue[Mapping[str, str]]
+) -> tuple[dict[str, Any] | None, str]:
+    place = places.get()
     try:
-        return execute(run, job, children), ""
+        return execute(run, job, children, place), ""
     except StoppedError:
         return None, "interrupted"
     except MtlMedError as error:
@@ -169,10 +187,12 @@ def _guarded(run: Run, job: Job, children: Children) -> tuple[dict[str, Any] | N
     except Exception as error:
         _log.debug("unexpected error", exc_info=True)
         return None, f"unexpected {type(error).__name__}: {error}"
+    finally:
+        places.put(place)
 
 
-def execute(run: Run, job: Job, children: Children) -> dict[str, Any]:
-    """Train, evaluate and record one run; goes on where an earlier call stopped.
+def execute(run: Run, job: Job, children: Children, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Train, evaluate and record one run, with these variables; goes on where an earlier call stopped.
 
     Raises:
         MtlMedError: a stage failed, or another process is at work on this run.
@@ -186,8 +206,8 @@ def execute(run: Run, job: Job, children: Children) -> dict[str, Any]:
             return run.record()
         run.begin(job.threads, job.processes)
         if not run.trained:
-            _stage(run, job, children, "training", job.bundle.training, lock)
-        _stage(run, job, children, "evaluation", job.bundle.evaluation, lock)
+            _stage(run, job, children, "training", environment, lock)
+        _stage(run, job, children, "evaluation", environment, lock)
         try:
             record = finish(run, time.monotonic() - started)
         except MtlMedError as error:
@@ -214,7 +234,8 @@ def _only_one(run: Run) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _stage(run: Run, job: Job, children: Children, stage: str, configs: Sequence[Path], lock: int) -> None:
+def _stage(run: Run, job: Job, children: Children, stage: str, environment: Mapping[str, str], lock: int) -> None:
+    configs = getattr(job.bundle, stage)
     arguments = {
         "bundle_root": str(job.bundle.root),
         "dataset_dir": str(job.study.resolve()),
@@ -229,7 +250,7 @@ def _stage(run: Run, job: Job, children: Children, stage: str, configs: Sequence
     file = run.folder / f"{stage}.json"
     write_json(file, arguments)
     job.bundle.require_unchanged()
-    code = children.run(job.command(configs, file), run.log, job.threads, [lock])
+    code = children.run(job.command(configs, file), run.log, environment, [lock])
     if code:
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
         sentence = f"{stage} ended with {how}: {_last_words(run.log)}"

@@ -17,6 +17,7 @@ __all__ = ["SCHEMA", "Group", "MethodRow", "Protocol", "ScoreColumn", "parse_pro
 SCHEMA = "mtl_med/comparison/1"
 _KEYS = {"schema", "name", "title", "bundle", "configs", "seeds", "overrides", "rows", "groups", "metrics"}
 _KNOWN = {metric.name: metric for metrics in METRICS.values() for metric in metrics}
+_BLIND_TO_MISSES = {"hd95"}
 _DEFAULT_BASELINE = "stl"
 
 
@@ -213,6 +214,12 @@ def _metric(item: Any, where: str) -> ScoreColumn:
     metric = take(item, "metric", str, where)
     if metric not in _KNOWN:
         raise UsageError(f"unknown metric '{metric}'", where=where, fix=nearest(metric, _KNOWN))
+    if metric in _BLIND_TO_MISSES:
+        raise UsageError(
+            f"{metric} has no value where a structure was missed, so that a method is better off missing it",
+            where=where,
+            fix="Compare by surface_dice_2mm",
+        )
     known = _KNOWN[metric]
     higher = take(item, "higher_is_better", bool, where, known.higher_is_better)
     unit = take(item, "unit", str, where, known.unit)

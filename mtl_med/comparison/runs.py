@@ -14,7 +14,7 @@ from mtl_med.comparison.protocol import MethodRow, Protocol
 from mtl_med.comparison.settings import Bundle, differences, hash_of, overrides_of, settings_of
 from mtl_med.errors import MtlMedError, UsageError
 from mtl_med.files import read_json, safe_name, sha256_file, write_json, write_text
-from mtl_med.provenance import write_record
+from mtl_med.provenance import code_digest, write_record
 
 __all__ = [
     "FAILED",
@@ -32,6 +32,7 @@ __all__ = [
 FINISHED, STARTED, FAILED, WAITING, OTHER = "finished", "started", "failed", "waiting", "other settings or data"
 _RECORD, _SETTINGS, _FAILURE = "comparison.json", "settings.json", "failure.txt"
 _SHOWN = 4  # differing settings
+_DIGEST = 10  # characters
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _joined(values: Any) -> str:
 
 
 def code_version() -> str:
-    """Commit of the checkout that mtl_med runs from, with `+changes` where files differ from it; else the version."""
+    """Commit of the checkout that mtl_med runs from, and a hash of the code where it differs or there is no commit."""
     root = Path(mtl_med.__file__).resolve().parent.parent
 
     def git(*words: str) -> str | None:
@@ -208,6 +209,7 @@ def code_version() -> str:
     # Installed below somebody else's checkout, that one's commit would say nothing.
     top = git("rev-parse", "--show-toplevel")
     commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == root else None
+    code = f"code:{code_digest()[:_DIGEST]}"
     if not commit:
-        return f"mtl_med {mtl_med.__version__}"
-    return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no") else commit
+        return f"mtl_med {mtl_med.__version__} {code}"
+    return f"{commit}+{code}" if git("status", "--porcelain", "--untracked-files=no", "--", "mtl_med") else commit

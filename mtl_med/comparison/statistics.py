@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mtl_med.errors import UsageError
+from mtl_med.metrics.relative import relative_performances
 
 __all__ = ["DRAWS", "LEVEL", "NOTHING", "Difference", "Estimate", "holm", "paired_bootstrap", "t_interval"]
 
@@ -32,11 +33,6 @@ class Estimate:
     low: float
     high: float
     count: int
-
-    @property
-    def holds_zero(self) -> bool:
-        """Whether the interval exists and holds zero."""
-        return self.low <= 0.0 <= self.high
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
@@ -81,11 +77,6 @@ class Difference:
     p: float
     patients: int
 
-    @property
-    def holds_zero(self) -> bool:
-        """Whether the interval exists and holds zero."""
-        return self.low <= 0.0 <= self.high
-
 
 def paired_bootstrap(
     baseline: ArrayLike,
@@ -128,8 +119,7 @@ def paired_bootstrap(
     with np.errstate(divide="ignore", invalid="ignore"):
         count = times @ defined
         base_means, means = (times @ np.where(defined, scores, 0.0) / count for scores in (base, other))
-        signs = np.where(higher_is_better, -1.0, 1.0)
-        relative = 100.0 * signs * (base_means - means) / base_means
+        relative = relative_performances(base_means, means, higher_is_better)
     counts = defined.sum(axis=0)
     found = [_difference(column, int(n), level) for column, n in zip((means - base_means).T, counts, strict=True)]
     return [*found, _difference(relative.mean(axis=1), int(counts.min(initial=patients)), level)]

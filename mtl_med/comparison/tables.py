@@ -11,7 +11,7 @@ from mtl_med.comparison.analysis import Line, analyse
 from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results, read_results
 from mtl_med.comparison.scores import of_patients, of_run, select
-from mtl_med.comparison.statistics import DRAWS, Estimate
+from mtl_med.comparison.statistics import DRAWS, NOTHING, Difference, Estimate
 from mtl_med.errors import UsageError, nearest
 from mtl_med.files import within
 
@@ -21,6 +21,7 @@ _BLOCK = re.compile(r"<!-- comparison: (?P<name>\S+) -->\n.*?<!-- end -->", re.D
 _OPENING = re.compile(r"<!-- comparison: ")
 _HASH = 10  # characters of a hash
 _NONE = "-"
+_UNTOLD = "not told apart (an interval holds zero or is missing)"
 
 
 def render(folder: str | Path) -> str:
@@ -74,12 +75,13 @@ def _main_table(results: Results, group: Group, columns: Sequence[ScoreColumn], 
     head = ["method"]
     for column in columns:
         head += [_heading(column), "Δ %"]
-    head += ["mean Δ %", "rank", "p", "parameters, M", "s/step", "peak MiB", "runs"]
+    head += ["mean Δ %", "rank", "p over patients", "parameters, M", "s/step", "peak MiB", "runs"]
     body = []
     for line in lines:
         cells = [line.row]
         for i, column in enumerate(columns):
-            cells += [_interval(line.scores[i], _digits(column)), _number(line.deltas[i : i + 1], "+.2f")]
+            delta = line.deltas[i] if line.deltas else NOTHING
+            cells += [_interval(line.scores[i], _digits(column)), _interval(delta, 2, sign="+")]
         cells += [_interval(line.mean_delta, 2, sign="+"), str(line.rank or _NONE), _p(line.p_adjusted[-1:])]
         cells += _costs(results, line)
         body.append([*cells, f"{len(line.seeds)}/{len(results.protocol.row(line.row).seeds)}"])
@@ -144,27 +146,46 @@ def _notes(results: Results, group: Group, columns: Sequence[ScoreColumn], lines
     budget = f"{_span([run['epochs'] for run in runs])} epochs, {_span([run['steps'] for run in runs])} steps a run"
     threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
     yield (
-        f"{len(runs)} runs on {len(cases)} patients; {budget}; "
-        f"seconds per step are medians (threads a run: {threads}; runs at a time: {together})."
+        f"{len(runs)} runs on {len(cases)} patients; {budget}; seconds per step are medians and peak memory is the "
+        "largest of a run's training, with the cases it keeps in memory and its validation "
+        f"(threads a run: {threads}; runs at a time: {together})."
     )
     yield (
-        "Scores are means over seeds with a 95 % t-interval. "
-        f"Δ is the difference relative to {group.baseline} (Eq. 3 of the CTAN paper; positive is better), "
-        f"taken from runs of the same seed, and the mean over seeds; rank is by mean Δ."
+        "First table: a run's score is the mean over structures of their means over patients; shown are means over "
+        f"seeds with 95 % t-intervals. Δ is the difference relative to {group.baseline} (Eq. 3 of the CTAN paper; "
+        "positive is better) between runs of the same seed; rank is by mean Δ."
     )
     if compared:
         yield (
-            f"p: paired bootstrap over patients ({DRAWS} draws; a patient's score is the mean over its structures and "
-            f"over the seeds that both methods have), two-sided, Holm-corrected over {len(compared)} "
-            f"method{'s' if len(compared) > 1 else ''}; the first table shows that of mean Δ."
+            f"Second table: a patient's score is the mean over its structures and over the seeds that both methods "
+            f"have, so that its differences are not quite those of the first. Intervals and p are from a paired "
+            f"bootstrap over patients ({DRAWS} draws), p two-sided and Holm-corrected over {len(compared)} "
+            f"method{'s' if len(compared) > 1 else ''}; that of mean Δ stands in the first table too. They say nothing "
+            "about other seeds."
         )
-    zero = {"mean Δ over seeds": [line.row for line in compared if line.mean_delta.holds_zero]}
-    for i, name in enumerate([*(column.name for column in columns), "mean Δ"]):
-        zero[f"{name} over patients"] = [line.row for line in compared if line.patients[i].holds_zero]
-    for what, rows in zero.items():
-        if rows:
-            yield f"The interval of the difference in {what} holds zero: {'; '.join(rows)}."
+        yield from _verdicts(group, columns, compared)
     yield from _gaps(results, group, lines)
+
+
+def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line]) -> Iterable[str]:
+    """What may be claimed: only where the intervals over seeds and over patients both leave zero to one side."""
+    for i, name in enumerate([*(column.name for column in columns), "mean Δ"]):
+        higher = columns[i].higher_is_better if i < len(columns) else True
+        found: dict[str, list[str]] = {"better": [], "worse": [], _UNTOLD: []}
+        for line in compared:
+            over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
+            found[_verdict(over_seeds, line.patients[i], higher)].append(line.row)
+        told = "; ".join(f"{verdict}: {', '.join(rows)}" for verdict, rows in found.items() if rows)
+        yield f"{name} against {group.baseline}, by both intervals (over seeds, over patients): {told}."
+
+
+def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: bool) -> str:
+    """In a relative difference over seeds positive is better; over patients it is in the metric's own unit."""
+    sign = 1 if higher_is_better else -1
+    low, high = sorted((sign * over_patients.low, sign * over_patients.high))
+    if over_seeds.low > 0 and low > 0:
+        return "better"
+    return "worse" if over_seeds.high < 0 and high < 0 else _UNTOLD
 
 
 def _gaps(results: Results, group: Group, lines: Sequence[Line]) -> Iterable[str]:

@@ -4,44 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from mtl_med.errors import UsageError
 
 __all__ = ["relative_performance", "relative_performances"]
 
 
 def relative_performances(
-    single_task: Sequence[float], method: Sequence[float], higher_is_better: Sequence[bool]
-) -> list[float]:
+    single_task: ArrayLike, method: ArrayLike, higher_is_better: Sequence[bool]
+) -> NDArray[np.float64]:
     """Delta_i = 100 (-1)^l_i (M_b,i - M_m,i) / M_b,i per task, %.
 
     Args:
-        single_task: M_b, the scores of the single-task networks.
-        method: M_m, the scores of the method on the same tasks.
+        single_task: M_b, (..., tasks) scores of the single-task networks.
+        method: M_m, the scores of the method, of the same shape.
         higher_is_better: l_i = 1 for scores such as Dice, 0 for errors.
 
     Returns:
-        One percentage per task; positive when the method is better.
+        (..., tasks) percentages, positive when the method is better. NaN where a score is not defined or the
+        single-task score is 0, to which nothing can be relative.
 
     Raises:
-        UsageError: the lengths differ or a single-task score is 0.
+        UsageError: the lengths differ.
 
     Source: CTAN paper, Eq. 3.
     """
-    if not len(single_task) == len(method) == len(higher_is_better) or not len(method):
+    base, score = np.asarray(single_task, dtype=np.float64), np.asarray(method, dtype=np.float64)
+    if base.shape != score.shape or base.shape[-1:] != (len(higher_is_better),) or not len(higher_is_better):
         raise UsageError(
-            f"scores of {len(single_task)} and {len(method)} tasks and {len(higher_is_better)} directions",
+            f"scores of shape {base.shape} and {score.shape} and {len(higher_is_better)} directions",
             fix="Give one score and one direction per task",
         )
-    if any(score == 0 for score in single_task):
-        raise UsageError("a single-task score is 0, so nothing can be relative to it", fix="Leave that task out")
-    signs = [-1.0 if higher else 1.0 for higher in higher_is_better]
-    triples = zip(signs, single_task, method, strict=True)
-    return [100.0 * sign * (base - score) / base for sign, base, score in triples]
+    signs = np.where(higher_is_better, -1.0, 1.0)
+    return 100.0 * signs * (base - score) / np.where(base == 0, np.nan, base)
 
 
-def relative_performance(
-    single_task: Sequence[float], method: Sequence[float], higher_is_better: Sequence[bool]
-) -> float:
-    """Delta: the mean of `relative_performances` over the tasks, %."""
-    deltas = relative_performances(single_task, method, higher_is_better)
-    return sum(deltas) / len(deltas)
+def relative_performance(single_task: ArrayLike, method: ArrayLike, higher_is_better: Sequence[bool]) -> float:
+    """Delta: the mean of `relative_performances` over the tasks, %; NaN unless all are defined."""
+    return float(relative_performances(single_task, method, higher_is_better).mean())

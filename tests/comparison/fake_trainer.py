@@ -67,8 +67,8 @@ def train() -> None:
         "minutes": 2.0,
         "best": {"all": {"epoch": 2, "score": 0.5}},
     }
-    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    (OUT / "threads.json").write_text(json.dumps(threads))
+    told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    (OUT / "environment.json").write_text(json.dumps(told))
     (OUT / "run.json").write_text(json.dumps(record))
 
 

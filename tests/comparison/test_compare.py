@@ -62,7 +62,7 @@ class TestWhole:
         for row, seed in ALL:
             assert {path.name for path in folder(out, row, seed).iterdir()} == {
                 *("training.json", "evaluation.json", "settings.json", "comparison.json", "run.json", "run.log"),
-                *("model.pt", "metrics.csv", "epochs.txt", "threads.json"),
+                *("model.pt", "metrics.csv", "epochs.txt", "environment.json"),
             }, "no checkpoint, no predictions"
             assert epochs(out, row, seed) == [1, 2, 3]
 
@@ -176,9 +176,10 @@ class TestArguments:
     @pytest.mark.parametrize(("given", "threads"), [([], "2"), (["--threads", "3"], "3"), (["--processes", "9"], "1")])
     def test_threads_are_the_cores_shared_out(self, compare, words, out, monkeypatch, given, threads: str) -> None:
         monkeypatch.setattr("mtl_med.comparison.command._cores", lambda: 2)
+        monkeypatch.setattr("mtl_med.comparison.command._gpus", tuple)
         assert compare(*words[:-2], "--only", "stl:0", *given) == 0
-        seen = json.loads((folder(out, "stl", 0) / "threads.json").read_text())
-        assert seen == {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        seen = json.loads((folder(out, "stl", 0) / "environment.json").read_text())
+        assert seen == {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": None}
         assert lines(out / "runs.csv")[0]["threads"] == threads
 
     def test_predictions_are_kept_when_asked_for(self, compare, words: Words, out: Path) -> None:
@@ -317,6 +318,14 @@ class TestProcesses:
         assert compare(*words, "--processes", 2) == 0
         assert [(line["row"], int(line["seed"])) for line in lines(out / "runs.csv")] == ALL
         assert {line["processes"] for line in lines(out / "runs.csv")} == {"2"}
+
+    def test_each_run_at_work_sees_a_gpu_of_its_own(self, compare, words, out, study, monkeypatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+        for row in ("stl", "ctan"):
+            (study / f"meet_{row}_0").touch()
+        assert compare(*words, "--processes", 2, "--only", "stl:0", "--only", "ctan:0") == 0
+        seen = [json.loads((folder(out, row, 0) / "environment.json").read_text()) for row in ("stl", "ctan")]
+        assert {each["CUDA_VISIBLE_DEVICES"] for each in seen} == {"3", "5"}
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
     def test_a_signal_ends_the_children_and_leaves_all_resumable(

@@ -40,8 +40,12 @@ class TestDefaults:
         assert opened(write())[0].groups[0].baseline == "ctan"
 
     def test_direction_and_unit_follow_from_the_metric(self, write) -> None:
-        (column,) = opened(write(metrics=[{"name": "HD95", "task": "oar", "metric": "hd95"}]))[0].metrics
-        assert (column.higher_is_better, column.unit) == (False, "mm")
+        (column,) = opened(write(metrics=[{"name": "dose", "task": "dose", "metric": "dose_score"}]))[0].metrics
+        assert (column.higher_is_better, column.unit) == (False, "Gy")
+
+    def test_a_score_that_rewards_a_miss_is_refused(self, write) -> None:
+        with pytest.raises(UsageError, match="hd95 has no value where a structure was missed"):
+            opened(write(metrics=[{"name": "HD95", "task": "oar", "metric": "hd95"}]))
 
     def test_seeds_are_outermost(self, write, fields) -> None:
         fields["rows"]["ctan"]["seeds"] = [1, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mtl_med.errors import UsageError
@@ -29,10 +30,22 @@ def test_a_unit_does_not_matter():
     assert relative_performances([80.0, 300.0], [90.0, 250.0], DICE_UP_DOSE_DOWN) == pytest.approx(grays)
 
 
+def test_tables_of_scores_are_taken_row_by_row():
+    found = relative_performances([STL, CTAN], [CTAN, STL], DICE_UP_DOSE_DOWN)
+    assert found[0].tolist() == relative_performances(STL, CTAN, DICE_UP_DOSE_DOWN).tolist()
+    assert found[1].tolist() == relative_performances(CTAN, STL, DICE_UP_DOSE_DOWN).tolist()
+
+
+def test_nothing_is_relative_to_zero():
+    found = relative_performances([0.0, 2.0], [1.0, 1.0], DICE_UP_DOSE_DOWN)
+    assert np.isnan(found[0]) and found[1] == 50.0
+    assert np.isnan(relative_performance([0.0, 2.0], [1.0, 1.0], DICE_UP_DOSE_DOWN))
+
+
 @pytest.mark.parametrize(
     ("single", "method", "better"),
-    [([1.0], [1.0, 2.0], [True, True]), ([], [], []), ([0.0], [1.0], [True])],
-    ids=["lengths", "no task", "zero reference"],
+    [([1.0], [1.0, 2.0], [True, True]), ([], [], []), ([1.0, 1.0], [1.0, 1.0], [True])],
+    ids=["lengths", "no task", "directions"],
 )
 def test_what_has_no_relative_performance_is_refused(single, method, better):
     with pytest.raises(UsageError):
