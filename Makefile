@@ -27,9 +27,13 @@ test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing 
 
 judges: $(STAMP)  ## other implementations that some tests compare with, where pip alone would ask for too much
 	$(BIN)/python -m pip install --no-deps LibMTL==1.1.5
+	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+	  && apt-get install -y -qq plastimatch orthanc orthanc-dicomweb chromium \
+	  || echo "Install by hand: sudo apt-get install plastimatch orthanc orthanc-dicomweb chromium"
 
 bench: $(STAMP)  ## step times and memory, loader, preparation: ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.methods
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
@@ -55,5 +59,5 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	  echo "Python's venv module is missing. Install it with: sudo apt-get install python3-venv"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,grad]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,grad,dicom,scale]'
 	@touch $(STAMP)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.instance_norm import InstanceNorm
+from mtl_med.networks.recompute import recomputed
 
 __all__ = [
     "ActSpec",
@@ -148,10 +149,47 @@ class Bottleneck(nn.Module):
         self.downsample = projection(spatial_dims, in_channels, out_channels, stride, norm, project)
 
     def forward(self, x: Tensor) -> Tensor:
+        y = self.bn3(self.widened(x))
+        return self.relu(y + self.downsample(x))
+
+    def widened(self, x: Tensor) -> Tensor:
+        """The last convolution's output, before its norm."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + self.downsample(x))
+        return self.conv3(y)
+
+
+class PooledBottleneck(nn.Sequential):
+    """A bottleneck block with a projection, then maximum over blocks of 2 per axis.
+
+    In training the norms behind the last convolutions, their sum and the pooling are computed again in the backward
+    pass: they cost little, and what they would keep are the block's four widest maps.
+
+    Args:
+        spatial_dims, in_channels, width, norm, act: as in `Bottleneck`.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, width: int, norm: NormSpec = None, act: ActSpec = "relu"
+    ) -> None:
+        refine = Bottleneck(spatial_dims, in_channels, width, 1, norm, act, project=True)
+        super().__init__(refine, max_pool(spatial_dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.jit.is_scripting():
+            return self.lean(x)
+        return self[1](self[0](x))
+
+    @torch.jit.unused
+    def lean(self, x: Tensor) -> Tensor:
+        """The same with less memory."""
+        refine, pool = self
+        project, norm = refine.get_submodule("downsample").children()
+
+        def joined(y: Tensor, skip: Tensor) -> Tensor:
+            return pool(refine.relu(refine.bn3(y) + norm(skip)))
+
+        return recomputed(joined, refine.widened(x), project(x), module=self)
 
 
 def projection(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -26,21 +26,34 @@ def recomputed(function: Callable[..., Any], *inputs: Any, module: nn.Module) ->
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _noting_nothing(module)),
+        context_fn=lambda: (contextlib.nullcontext(), _NotingNothing(module)),
     )
 
 
-@contextlib.contextmanager
-def _noting_nothing(module: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch's statistics, as in training, and leave the running ones as they are."""
-    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.sub_(1)
+class _NotingNothing(contextlib.AbstractContextManager):
+    """Batch norms use the batch's statistics, as in training, and leave the running ones as they are.
+
+    Entered once per backward pass, of which there are several where the gradients of tasks are told apart.
+
+    Args:
+        module: holds the batch norms.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [
+            layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats
+        ]
+        self.before: list[tuple[bool, float | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        for layer in self.norms:
+            seen = None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone()
+            self.before.append((layer.training, layer.momentum, seen))
+            layer.training, layer.momentum = True, 0.0  # the network may have gone over to evaluation meanwhile
+
+    def __exit__(self, *error: object) -> None:
+        for layer, (training, momentum, seen) in zip(self.norms, self.before, strict=True):
+            layer.training, layer.momentum = training, momentum
+            if layer.num_batches_tracked is not None and seen is not None:
+                layer.num_batches_tracked.copy_(seen)
+        self.before.clear()

@@ -114,20 +114,28 @@ class TaskMask(nn.Module):
         self.attend = ConvNormAct(spatial_dims, width, channels, 1, norm=norm, act="sigmoid")
 
     def forward(self, shared: Tensor) -> Tensor:
-        return self.attend(self.embed(shared))
+        return self.mask(self.logits(shared))
+
+    def logits(self, shared: Tensor) -> Tensor:
+        """The mask before norm and sigmoid."""
+        return self.attend.conv(self.embed(shared))
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """The mask itself."""
+        return self.attend.act(self.attend.norm(logits))
 
     def reads_shared(self, channels: int) -> Tensor:
         """The half of the first convolution's weight that reads U of so many channels."""
         return self.embed.conv.weight[:, :channels]
 
     def join(self, from_shared: Tensor, stream: Tensor) -> Tensor:
-        """The mask from concat(U, Â_t), without the copy.
+        """The logits from concat(U, Â_t), without the copy.
 
         The first convolution is linear: its half that reads U comes in as `from_shared`, `(B, C / embed_ratio,
         *spatial)`, and its half that reads Â_t, `stream`, is added.
         """
         weight = self.embed.conv.weight[:, -stream.shape[1] :]
-        return self.attend(self.embed.act(self.embed.norm(from_shared + pointwise(stream, weight))))
+        return self.attend.conv(self.embed.act(self.embed.norm(from_shared + pointwise(stream, weight))))
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
@@ -162,6 +170,8 @@ class MaskStage(nn.Module):
     ) -> None:
         super().__init__()
         self.share_refine, self.checkpoint_masks = share_refine, checkpoint_masks
+        # Norm, sigmoid and product cost next to nothing again on maps of slices, and 5 % of a step on volumes.
+        self.checkpoint_gates = encoder.spatial_dims == 2
         channels = encoder.channels[stage]
         in_channels = channels if stage == 0 else 2 * channels
         self.mask = nn.ModuleDict()
@@ -177,20 +187,32 @@ class MaskStage(nn.Module):
         has_work = any(True for _ in shared.parameters())
         self.one_batch = has_work and not any(isinstance(module, _BatchNorm) for module in shared.modules())
 
-    def masks(self, shared: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A_t of every task, from U `(B, C, *spatial)` and the streams, of the same shape, if there are any yet."""
-        masks: dict[str, Tensor] = {}
+    def logits(self, shared: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A_t of every task before norm and sigmoid.
+
+        Args:
+            shared: U `(B, C, *spatial)`.
+            streams: Â_t of the same shape, if there are any yet.
+        """
+        logits: dict[str, Tensor] = {}
         if len(streams) == 0:
             for task, mask in self.mask.items():
-                masks[task] = mask(shared)
-            return masks
+                logits[task] = mask.logits(shared)
+            return logits
         weights: list[Tensor] = []
         for mask in self.mask.values():
             weights.append(mask.reads_shared(shared.shape[1]))
         # U is read once for all tasks: one convolution to T * C / embed_ratio channels.
         parts = pointwise(shared, torch.cat(weights)).chunk(len(weights), 1)
         for i, (task, mask) in enumerate(self.mask.items()):
-            masks[task] = mask.join(parts[i], streams[task])
+            logits[task] = mask.join(parts[i], streams[task])
+        return logits
+
+    def masks(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A_t of every task."""
+        masks: dict[str, Tensor] = {}
+        for task, mask in self.mask.items():
+            masks[task] = mask.mask(logits[task])
         return masks
 
     def gate(self, deep: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,22 +238,24 @@ class MaskStage(nn.Module):
         return streams
 
     def forward(self, stage: Stage, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.checkpoint_masks and self.training and not torch.jit.is_scripting():
+        if (self.checkpoint_masks or self.checkpoint_gates) and self.training and not torch.jit.is_scripting():
             gated = self.gated_again(stage.shared, stage.deep, streams)
         else:
-            gated = self.gate(stage.deep, self.masks(stage.shared, streams))
+            gated = self.gate(stage.deep, self.masks(self.logits(stage.shared, streams)))
         return self.pool(gated)
 
     @torch.jit.unused
     def gated_again(self, shared: Tensor, deep: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Masks and gating that the backward pass computes a second time instead of keeping what is between."""
-        names = list(streams)
+        """Gating that the backward pass computes a second time, with the masks or from their logits."""
+        given = streams if self.checkpoint_masks else self.logits(shared, streams)
+        names = list(given)
 
         def gated(shared: Tensor, deep: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-            given = dict(zip(names, values, strict=True))
-            return tuple(self.gate(deep, self.masks(shared, given)).values())
+            maps = dict(zip(names, values, strict=True))
+            logits = self.logits(shared, maps) if self.checkpoint_masks else maps
+            return tuple(self.gate(deep, self.masks(logits)).values())
 
-        made = recomputed(gated, shared, deep, *streams.values(), module=self.mask)
+        made = recomputed(gated, shared, deep, *given.values(), module=self.mask)
         return dict(zip(self.mask, made, strict=True))
 
 
@@ -263,7 +287,7 @@ class AttentionStreams(nn.Module):
         streams: dict[str, Tensor] = {}
         collected: dict[str, Tensor] = {}
         for j, (stage, block) in enumerate(zip(stages, self.stages, strict=True)):
-            masks = block.masks(stage.shared, streams)
+            masks = block.masks(block.logits(stage.shared, streams))
             streams = block.pool(block.gate(stage.deep, masks))
             collected |= {f"{task}/stage{j}": mask for task, mask in masks.items()}
         return collected

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mtl_med.io.sparse_csv import read_sparse_csv
 from mtl_med.prep.readers.openkbp import VOXELS, scan
+from mtl_med.prep.recipe import load_recipe
 
 VALUED = {"ct.csv", "dose.csv"}
 
@@ -46,7 +47,7 @@ def csv_cpu_seconds(source: Path, patients: int | None, repeats: int) -> tuple[f
     import pandas as pd
 
     totals = [0.0, 0.0]
-    for case in scan(source)[:patients]:
+    for case in scan(source, load_recipe("openkbp"))[:patients]:
         files = [path for path in case.files if path.name != "voxel_dimensions.csv"]
         best = [float("inf")] * 2
         for _ in range(repeats):

@@ -5,7 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.networks.blocks import ActSpec, Bottleneck, NormSpec, activation, convolution, norm_layer, projection
+from mtl_med.networks.blocks import (
+    ActSpec,
+    Bottleneck,
+    NormSpec,
+    PooledBottleneck,
+    activation,
+    convolution,
+    norm_layer,
+    projection,
+)
 from mtl_med.networks.encoders.stage import Encoder, Stage
 
 __all__ = ["BasicBlock", "ResNetEncoder", "resnet18", "resnet50"]
@@ -125,8 +134,7 @@ class ResNetEncoder(Encoder):
                 return nn.Identity()
             return convolution(self.spatial_dims, in_channels, self.channels[-1], 1, bias=True)
         width = self.channels[stage + 1] // Bottleneck.expansion
-        refine = Bottleneck(self.spatial_dims, in_channels, width, 1, self.norm, self.act, project=True)
-        return nn.Sequential(refine, (nn.MaxPool2d if self.spatial_dims == 2 else nn.MaxPool3d)(2))
+        return PooledBottleneck(self.spatial_dims, in_channels, width, self.norm, self.act)
 
 
 def resnet18(
