@@ -173,7 +173,7 @@ def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wa
     strange = sorted(predicted - set(kinds))
     if strange:
         _log.warning("predicted structures that the study does not know are not scored: %s", ", ".join(strange))
-    dose = any((folder / results.DOSE_FILE).is_file() for _, folder in chosen)
+    dose = any(results.has_dose(folder) for _, folder in chosen)
     return Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
 
 

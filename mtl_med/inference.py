@@ -24,7 +24,7 @@ from mtl_med.io.results import write_prediction
 from mtl_med.ledger import Ledger
 from mtl_med.loading.pipelines import body_mask
 from mtl_med.networks import split_stacked
-from mtl_med.tasks import Task, as_tasks
+from mtl_med.tasks import PERCENT, Task, as_tasks
 from mtl_med.training.checkpoints import load_into
 from mtl_med.training.runtime import autocast, on_device, pick_device
 from mtl_med.training.trainer import move_batch
@@ -198,16 +198,14 @@ class WritePredictiond(Transform):
         source = Path(str(data["source"]))
         ct, grid = read_nifti(source, np.float32)
         structures: dict[str, np.ndarray] = {}
-        dose_gy = None
+        doses: dict[str, np.ndarray] = {}
         for task in self.tasks:
             values = np.asarray(torch.as_tensor(data[task.name]))
             if task.kind == "segmentation":
                 structures |= {name: values[i] > self.threshold for i, name in enumerate(task.class_names)}
             elif task.kind == "regression":
-                dose_gy = values[0].astype(np.float32) * self._region(data, ct, grid)
-        write_prediction(
-            self.output_dir, str(data["id"]), grid, ct=source, dose_gy=dose_gy, structures=structures or None
-        )
+                doses |= _in_gy(values[0].astype(np.float32) * self._region(data, ct, grid), task, data)
+        write_prediction(self.output_dir, str(data["id"]), grid, ct=source, structures=structures or None, **doses)
         return dict(data)
 
     def _region(self, data: Mapping[str, Any], ct: np.ndarray, grid: Grid) -> np.ndarray:
@@ -217,6 +215,14 @@ class WritePredictiond(Transform):
             require_same_grid(own_grid, grid, where=path)
             return mask > 0
         return np.asarray(body_mask(torch.from_numpy(ct)[None])[0])
+
+
+def _in_gy(values: np.ndarray, task: Task, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A dose as `write_prediction` takes it: in Gy, or in percent of a prescription that is not known."""
+    if task.unit != PERCENT:
+        return {"dose_gy": values}
+    prescription_gy = float(data["prescription_gy"])
+    return {"dose_gy": values * np.float32(prescription_gy / 100)} if prescription_gy else {"dose_percent": values}
 
 
 def postprocessing(tasks: Any, preprocessing: Compose, output_dir: str | Path) -> Compose:

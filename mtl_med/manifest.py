@@ -24,7 +24,7 @@ class Structure:
 
     Args:
         original: the name it had in the source.
-        kind: "oar", "target" or "external".
+        kind: "oar", "target", "external", or "other" where no table says what it is.
         status: "contoured", "not_contoured" (no file, label unknown) or "empty" (contoured, all zero).
         volume_cc: volume in cubic centimetres; None when not contoured.
     """
@@ -83,6 +83,11 @@ class Case:
         if key not in self.files:
             raise UsageError(f"has no '{key}'", where=self.id, fix="Check the study's quality.csv for this case")
         return within(self.folder, self.files[key]["path"])
+
+    @property
+    def prescription_gy(self) -> float | None:
+        """Highest prescription of its targets, Gy; None where none is known."""
+        return max(self.prescriptions_gy.values(), default=None)
 
     def names(self, kind: str, *, contoured_only: bool = True) -> list[str]:
         """Names of the structures of one kind ("oar", "target", "external")."""

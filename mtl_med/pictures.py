@@ -45,7 +45,7 @@ def case_picture(case: Case, prediction: str | Path, path: str | Path) -> None:
 
     ct, grid = read_nifti(case.path("ct"), np.float32)
     planned, _ = read_nifti(case.path("dose"), np.float32)
-    found = read_dose(Path(prediction))
+    found = read_dose(Path(prediction), case.prescription_gy)
     if found is None:
         raise CaseError("holds no dose.nii.gz", where=prediction, fix="Predict this case first")
     predicted, own_grid = found

@@ -67,7 +67,7 @@ def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[n
 def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:
     if not case.has("mask_dose"):
         raise CaseError("has a dose but no mask_dose", where=case.id, fix="Prepare the study again")
-    found = results.read_dose(folder)
+    found = results.read_dose(folder, case.prescription_gy)
     if found is None:
         raise CaseError("has no dose, while other predictions have one", where=folder, fix="Predict this case again")
     grid = _grid(case)

@@ -12,10 +12,11 @@ from typing import Any
 
 from mtl_med.errors import UsageError, nearest
 
-__all__ = ["KINDS", "PIXEL_KINDS", "Task", "as_tasks"]
+__all__ = ["KINDS", "PERCENT", "PIXEL_KINDS", "Task", "as_tasks"]
 
 KINDS = ("segmentation", "regression", "classification")
 PIXEL_KINDS = ("segmentation", "regression")
+PERCENT = "percent"  # "%" alone begins a macro in MONAI's configs
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Task:
             of values in `unit`, `classification` a softmax over classes per image.
         channels: number of output channels (structures, maps or classes).
         class_names: names of the channels; empty for a single unnamed map.
-        unit: unit of a regression, such as "Gy".
+        unit: unit of a regression, such as "Gy", or `PERCENT` for a dose in percent of the highest prescription.
         required: a case without this label is refused instead of trained partially.
     """
 

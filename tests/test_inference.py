@@ -15,19 +15,20 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, ModelError, OutputError, find_error
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, ModelError, OutputError, find_error
 from mtl_med.geometry import Grid, same_grid
 from mtl_med.inference import (
     CaseDataset,
     Ledger,
     Predictor,
     SplitPredictiond,
+    WritePredictiond,
     case_loader,
     postprocessing,
     with_weights,
 )
 from mtl_med.io.nifti import read_nifti, write_nifti
-from mtl_med.io.results import read_dose, read_structures
+from mtl_med.io.results import prediction_folders, read_dose, read_structures
 from mtl_med.loading import inference_transforms, input_items
 from mtl_med.networks import create_network
 from mtl_med.tasks import Task
@@ -194,6 +195,33 @@ class TestDose:
         write_nifti(tmp_path / "in" / "x.nii.gz", ct, grid)
         predict(tmp_path / "in", tmp_path / "out", Constant())
         np.testing.assert_allclose(read_dose(tmp_path / "out" / "x")[0], 3.0 * (ct > -1000), atol=1e-5)
+
+
+class TestPercent:
+    """A network that predicts percent of the prescription."""
+
+    TASKS = (Task("oar", "segmentation", 1, ("Bone",)), Task("dose", "regression", unit="percent"))
+
+    def write(self, tmp_path: Path, prescription_gy: float) -> Path:
+        grid = grid_of("RAS", (2.0, 2.0, 2.0), (20, 20, 20))
+        write_nifti(tmp_path / "x.nii.gz", ct_with_body(grid), grid)
+        item = {"id": "x", "source": str(tmp_path / "x.nii.gz"), "prescription_gy": prescription_gy}
+        maps = {"oar": torch.zeros(1, 20, 20, 20), "dose": torch.full((1, 20, 20, 20), 50.0)}
+        WritePredictiond(self.TASKS, tmp_path / "out")(item | maps)
+        return tmp_path / "out" / "x"
+
+    def test_becomes_gy_where_the_prescription_is_known(self, tmp_path: Path) -> None:
+        folder = self.write(tmp_path, 60.0)
+        assert read_dose(folder)[0].max() == pytest.approx(30.0)
+        assert not (folder / "dose_percent.nii.gz").exists()
+
+    def test_else_the_file_has_another_name_and_is_no_dose_in_gy(self, tmp_path: Path) -> None:
+        folder = self.write(tmp_path, 0.0)
+        assert not (folder / "dose.nii.gz").exists()
+        assert prediction_folders(folder.parent) == {"x": folder}
+        assert read_dose(folder, 78.0)[0].max() == pytest.approx(39.0)
+        with pytest.raises(CaseError, match="percent of a prescription that is not known"):
+            read_dose(folder)
 
 
 def test_split_gives_probabilities_and_doses() -> None:

@@ -25,9 +25,11 @@ from mtl_med.io.seg_nrrd import read_seg_nrrd, read_segment_names, write_seg_nrr
 __all__ = [
     "CT_FILE",
     "DOSE_FILE",
+    "DOSE_PERCENT_FILE",
     "LABEL_MAP_FILE",
     "SEGMENTATION_FILE",
     "Structures",
+    "has_dose",
     "label_map",
     "predicted_names",
     "prediction_folders",
@@ -38,6 +40,7 @@ __all__ = [
 
 CT_FILE = "ct.nii.gz"
 DOSE_FILE = "dose.nii.gz"
+DOSE_PERCENT_FILE = "dose_percent.nii.gz"
 SEGMENTATION_FILE = "structures.seg.nrrd"
 LABEL_MAP_FILE = "structures.nii.gz"
 COLOUR_TABLE_FILE = "structures.ctbl"
@@ -65,6 +68,7 @@ def write_prediction(
     *,
     ct: NDArray | Path | None = None,
     dose_gy: NDArray | None = None,
+    dose_percent: NDArray | None = None,
     structures: Mapping[str, NDArray] | None = None,
 ) -> list[Path]:
     """Write what was predicted for one case; each file is whole or absent.
@@ -75,6 +79,7 @@ def write_prediction(
         grid: grid of everything given.
         ct: (X, Y, Z) HU, or the NIfTI file that holds it, which is copied where it is on `grid` already.
         dose_gy: (X, Y, Z) Gy.
+        dose_percent: (X, Y, Z) percent of a prescription that nobody has named; a file of another name.
         structures: name -> (X, Y, Z) mask, in the order of the labels; masks may overlap.
 
     Returns:
@@ -90,8 +95,9 @@ def write_prediction(
     written: list[Path] = []
     if ct is not None:
         written.append(_write_ct(target / CT_FILE, ct, grid))
-    if dose_gy is not None:
-        written.append(_write_dose(target / DOSE_FILE, np.asarray(dose_gy), grid))
+    for name, dose in ((DOSE_FILE, dose_gy), (DOSE_PERCENT_FILE, dose_percent)):
+        if dose is not None:
+            written.append(_write_dose(target / name, np.asarray(dose), grid))
     if structures:
         write_seg_nrrd(target / SEGMENTATION_FILE, structures, grid)
         write_nifti(target / LABEL_MAP_FILE, label_map(structures), grid)
@@ -100,12 +106,12 @@ def write_prediction(
     return written
 
 
-def _write_dose(path: Path, dose_gy: NDArray, grid: Grid) -> Path:
-    _require_shape(dose_gy, grid, path)
-    bad = int(np.count_nonzero(~np.isfinite(dose_gy)))
+def _write_dose(path: Path, dose: NDArray, grid: Grid) -> Path:
+    _require_shape(dose, grid, path)
+    bad = int(np.count_nonzero(~np.isfinite(dose)))
     if bad:
         raise CaseError(f"predicted dose is not finite in {bad} voxels", where=path, fix="Check the weights and inputs")
-    write_nifti(path, dose_gy.astype(np.float32), grid)
+    write_nifti(path, dose.astype(np.float32), grid)
     return path
 
 
@@ -190,7 +196,7 @@ def prediction_folders(folder: str | Path) -> dict[str, Path]:
     root = Path(folder)
     if not root.is_dir():
         return {}
-    known = (DOSE_FILE, SEGMENTATION_FILE, LABEL_MAP_FILE)
+    known = (DOSE_FILE, DOSE_PERCENT_FILE, SEGMENTATION_FILE, LABEL_MAP_FILE)
     return {item.name: item for item in sorted(root.iterdir()) if any((item / name).is_file() for name in known)}
 
 
@@ -201,20 +207,38 @@ def predicted_names(folder: Path) -> list[str]:
     return list(_read_colour_table(folder)) if (folder / LABEL_MAP_FILE).is_file() else []
 
 
-def read_dose(folder: Path) -> tuple[NDArray[np.float32], Grid] | None:
+def has_dose(folder: Path) -> bool:
+    """Whether a prediction holds a dose, in Gy or in percent."""
+    return (folder / DOSE_FILE).is_file() or (folder / DOSE_PERCENT_FILE).is_file()
+
+
+def read_dose(folder: Path, prescription_gy: float | None = None) -> tuple[NDArray[np.float32], Grid] | None:
     """Predicted dose of a case in Gy, (X, Y, Z), and its grid; None when there is none.
 
+    Args:
+        folder: of the case's prediction.
+        prescription_gy: what 100 % are in a prediction in percent, Gy.
+
     Raises:
-        CaseError: it is damaged or not finite everywhere.
+        CaseError: it is damaged or not finite everywhere, or in percent of a prescription that is not known.
     """
-    path = folder / DOSE_FILE
+    path, factor = folder / DOSE_FILE, 1.0
     if not path.is_file():
-        return None
+        path = folder / DOSE_PERCENT_FILE
+        if not path.is_file():
+            return None
+        if not prescription_gy:
+            raise CaseError(
+                "is in percent of a prescription that is not known",
+                where=path,
+                fix="Predict again with --prescription_gy, or give the study's targets their prescriptions",
+            )
+        factor = prescription_gy / 100
     dose, grid = read_nifti(path, np.float32)
     bad = int(np.count_nonzero(~np.isfinite(dose)))
     if bad:
         raise CaseError(f"dose is not finite in {bad} voxels", where=path, fix="Predict this case again")
-    return dose, grid
+    return dose * np.float32(factor) if factor != 1 else dose, grid
 
 
 def read_structures(folder: Path) -> Structures:

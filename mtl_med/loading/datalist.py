@@ -12,7 +12,7 @@ import numpy as np
 from mtl_med.errors import NothingFoundError, UsageError, nearest
 from mtl_med.files import read_json
 from mtl_med.manifest import Case, Manifest
-from mtl_med.tasks import Task, as_tasks
+from mtl_med.tasks import PERCENT, Task, as_tasks
 
 __all__ = [
     "INPUTS",
@@ -21,6 +21,7 @@ __all__ = [
     "ct_folder_items",
     "input_channels",
     "input_items",
+    "median_spacing",
     "spacing_for",
     "study_facts",
     "study_fingerprint",
@@ -75,6 +76,8 @@ def case_item(case: Case, tasks: Sequence[Task], inputs: str) -> dict[str, Any]:
             raise UsageError(f"has no label for the required task '{task.name}'", where=case.id)
         item[task.name] = labels
         item[f"labelled_{task.name}"] = [bool(label) for label in labels]
+        if task.unit == PERCENT and case.prescription_gy:
+            item[f"factor_{task.name}"] = 100.0 / case.prescription_gy
     return item
 
 
@@ -94,10 +97,11 @@ def _label_paths(case: Case, task: Task) -> list[str]:
     if task.kind == "segmentation":
         keys = [f"structures/{name}" for name in task.class_names]
     elif task.kind == "regression":
-        keys = [task.name]
+        # Percent of an unknown prescription is an unknown label.
+        keys = [] if task.unit == PERCENT and not case.prescription_gy else [task.name]
     else:
         return [str(case.labels[task.name])] if task.name in case.labels else [""]
-    return [str(case.path(key)) if case.has(key) else "" for key in keys]
+    return [str(case.path(key)) if case.has(key) else "" for key in keys] or [""]
 
 
 def study_items(
@@ -162,16 +166,33 @@ def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
 
 
 def input_items(
-    source: str | Path, inputs: str, *, splits: Sequence[str] = (), limit: int | None = None
+    source: str | Path,
+    inputs: str,
+    *,
+    splits: Sequence[str] = (),
+    limit: int | None = None,
+    prescription_gy: float | None = None,
 ) -> list[dict[str, Any]]:
     """Items for inference, without labels: a study folder's cases (all splits, or some), or a folder of CT images.
 
-    Beside `image` and `ptv` an item names its `source` and its `possible_dose_mask` (a path, "" where there is none). A
-    case that cannot be used, such as one without targets, becomes `{"id", "error"}`.
+    Beside `image` and `ptv` an item names its `source`, its `possible_dose_mask` (a path, "" where there is none) and
+    its `prescription_gy`, by which percent become Gy (0 where percent stay percent). A case that cannot be used, such
+    as one without targets, becomes `{"id", "error"}`.
+
+    Args:
+        source: study folder or folder of CT images.
+        inputs: a row of `INPUTS`.
+        splits: of a study; all of them by default.
+        limit: only the first so many.
+        prescription_gy: of every case, Gy. By default that of the targets which the network is shown; a network that
+            sees no targets has not been told what they are to receive.
 
     Raises:
         NothingFoundError: the folder is missing or holds neither.
+        UsageError: a prescription that is not positive.
     """
+    if prescription_gy is not None and not prescription_gy > 0:
+        raise UsageError(f"prescription_gy is {prescription_gy}", fix="Give a dose above 0 Gy")
     source = Path(source)
     if not source.is_dir():
         raise NothingFoundError("is no folder", where=source, fix="Check --dataset_dir")
@@ -182,7 +203,14 @@ def input_items(
         cases = manifest.split(*splits) if splits else manifest.cases
         items = [_item_or_error(case, inputs) for case in cases[:limit]]
     return [
-        item if "error" in item else item | {"source": item["image"], "possible_dose_mask": item.pop("mask_dose", "")}
+        item
+        if "error" in item
+        else item
+        | {
+            "source": item["image"],
+            "possible_dose_mask": item.pop("mask_dose", ""),
+            "prescription_gy": float(prescription_gy or max((gy for _, gy in item.get("ptv", [])), default=0.0)),
+        }
         for item in items
     ]
 
@@ -195,12 +223,26 @@ def _item_or_error(case: Case, inputs: str) -> dict[str, Any]:
         return {"id": case.id, "error": str(error)}
 
 
-def study_facts(study: str | Path) -> dict[str, Any]:
-    """What weights remember of the study they were trained on: data set, fingerprint, median spacing (mm)."""
+def median_spacing(study: str | Path) -> list[float] | None:
+    """Median spacing of a study's `fit` cases along R, A, S, mm; None where there are none."""
+    spacings = np.array([case.spacing_mm for case in Manifest.read(study) if case.split == "fit"])
+    return np.median(spacings, axis=0).round(4).tolist() if len(spacings) else None
+
+
+def study_facts(study: str | Path, spacing_mm: Sequence[float] | None = None) -> dict[str, Any]:
+    """What weights remember of the study they were trained on: data set, fingerprint, spacings (mm).
+
+    Args:
+        study: the study folder.
+        spacing_mm: spacing to which every case was resampled for training; None where each kept its own.
+    """
     manifest = Manifest.read(study)
-    spacings = np.array([case.spacing_mm for case in manifest if case.split == "fit"])
-    median = np.median(spacings, axis=0).round(4).tolist() if len(spacings) else None
-    return {"dataset": manifest.dataset, "fingerprint": manifest.fingerprint, "median_spacing_mm": median}
+    return {
+        "dataset": manifest.dataset,
+        "fingerprint": manifest.fingerprint,
+        "median_spacing_mm": median_spacing(study),
+        "spacing_mm": None if spacing_mm is None else list(spacing_mm),
+    }
 
 
 def study_fingerprint(source: str | Path) -> str:
@@ -212,13 +254,15 @@ def study_fingerprint(source: str | Path) -> str:
 def spacing_for(source: str | Path, trained_on: Mapping[str, Any]) -> list[float] | None:
     """Spacing to which images are resampled for a trained network, mm; None keeps their own grid.
 
-    A study of the data set that the network was trained on keeps its grid, as in training; any other image is brought
-    to the training set's median spacing.
+    Where training resampled, every image is brought to that spacing. Where it did not, a study of the same data set
+    keeps its grid, as in training, and any other image is brought to the training set's median spacing.
 
     Args:
         source: study folder or folder of CT images.
         trained_on: the training's `study_facts`.
     """
+    if trained_on.get("spacing_mm"):
+        return trained_on["spacing_mm"]
     path = Path(source) / "manifest.json"
     if path.is_file() and read_json(path).get("dataset") == trained_on.get("dataset"):
         return None

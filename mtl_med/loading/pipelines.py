@@ -127,7 +127,13 @@ def _flatten(keys: Sequence[str], patch_size: Sequence[int]) -> list[Transform]:
 
 
 def training_transforms(
-    tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, mirror: bool = True, jitter: int = 8
+    tasks: Sequence[Task],
+    inputs: str,
+    patch_size: Sequence[int],
+    *,
+    mirror: bool = True,
+    jitter: int = 8,
+    spacing_mm: Sequence[float] | None = None,
 ) -> Compose:
     """Read, scale and cut training patches with augmentation; the steps before the first random one are cacheable.
 
@@ -138,6 +144,7 @@ def training_transforms(
             random from the volumes.
         mirror: mirror left and right at random, paired structures changing places.
         jitter: voxels by which patches move beyond the possible-dose mask.
+        spacing_mm: spacing to resample to; None keeps each case's own.
     """
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
@@ -151,7 +158,7 @@ def training_transforms(
     )
     return Compose(
         [
-            *_read(tasks, inputs, None),
+            *_read(tasks, inputs, spacing_mm),
             _scale(),
             *_crop_to_mask(tasks, inputs, box, half),
             EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
@@ -164,7 +171,14 @@ def training_transforms(
     )
 
 
-def validation_transforms(tasks: Sequence[Task], inputs: str, patch_size: Sequence[int], *, margin: int = 4) -> Compose:
+def validation_transforms(
+    tasks: Sequence[Task],
+    inputs: str,
+    patch_size: Sequence[int],
+    *,
+    margin: int = 4,
+    spacing_mm: Sequence[float] | None = None,
+) -> Compose:
     """Read, scale and crop whole cases with labels around the possible-dose mask, for scores during training.
 
     Cases stay volumes (C, X, Y, Z) also where patches are slices; see `mtl_med.networks.window_inferer`.
@@ -174,7 +188,7 @@ def validation_transforms(tasks: Sequence[Task], inputs: str, patch_size: Sequen
     keys = list(_maps(tasks, inputs))
     return Compose(
         [
-            *_read(tasks, inputs, None),
+            *_read(tasks, inputs, spacing_mm),
             _scale(),
             *_crop_to_mask(tasks, inputs, _in_3d(patch_size), margin),
             *_join(inputs),

@@ -52,7 +52,10 @@ class LoadCased(Transform):
             item[f"labelled_{task.name}"] = torch.tensor([bool(label) for label in labels])
             if task.is_pixel_level:
                 dtype = np.uint8 if task.kind == "segmentation" else np.float32
-                item[task.name] = _meta(_stack(labels, grid, dtype), grid, source)
+                stack = _stack(labels, grid, dtype)
+                if f"factor_{task.name}" in item:
+                    stack *= dtype(item.pop(f"factor_{task.name}"))
+                item[task.name] = _meta(stack, grid, source)
             else:
                 item[task.name] = torch.tensor(int(float(labels[0])) if labels[0] else 0)
         return item

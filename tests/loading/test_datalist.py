@@ -54,6 +54,27 @@ def test_targets_cannot_be_input_and_output(target: str) -> None:
         check_inputs("ct+ptv", tasks)
 
 
+PERCENT_DOSE = as_tasks({"dose": {"kind": "regression", "unit": "percent"}})
+
+
+def test_a_dose_in_percent_is_scaled_by_the_highest_prescription(own_study: Path) -> None:
+    edit_case(own_study, "p0", prescriptions_gy={"PTV70": 60.0, "boost": 80.0})
+    edit_case(own_study, "p1", prescriptions_gy={})
+    items = {item["id"]: item for item in study_items(own_study, "fit", PERCENT_DOSE, "ct")}
+    assert items["p0"]["factor_dose"] == pytest.approx(100 / 80)
+    assert items["p1"]["dose"] == [""], "percent of an unknown prescription is an unknown label"
+    assert items["p1"]["labelled_dose"] == [False]
+
+
+def test_what_the_network_has_been_told_of_the_prescription(tiny_study: Path) -> None:
+    told = {inputs: input_items(tiny_study, inputs, splits=["fit"])[0] for inputs in ("ct", "ct+ptv")}
+    assert (told["ct"]["prescription_gy"], told["ct+ptv"]["prescription_gy"]) == (0.0, 70.0)
+    (item, *_) = input_items(tiny_study, "ct", prescription_gy=60)
+    assert item["prescription_gy"] == 60.0
+    with pytest.raises(UsageError, match="prescription_gy is -1"):
+        input_items(tiny_study, "ct", prescription_gy=-1)
+
+
 def test_items_of_a_split_name_files_and_labels(tiny_study: Path) -> None:
     items = {item["id"]: item for item in study_items(tiny_study, "fit", TASKS, "ct+ptv")}
     assert list(items) == ["p0", "p1", "p2", "p3"]
@@ -117,6 +138,7 @@ class TestInputItems:
                 "image": str(folder / "ct.nii.gz"),
                 "source": str(folder / "ct.nii.gz"),
                 "possible_dose_mask": str(folder / "mask_dose.nii.gz"),
+                "prescription_gy": 0.0,
             }
         ]
         assert len(input_items(tiny_study, "ct+ptv")) == 6
@@ -152,6 +174,7 @@ def test_facts_of_a_study(tiny_study: Path) -> None:
         "dataset": "tiny",
         "fingerprint": Manifest.read(tiny_study).fingerprint,
         "median_spacing_mm": [3.0, 3.0, 2.5],
+        "spacing_mm": None,
     }
 
 
@@ -168,3 +191,5 @@ def test_only_the_same_data_set_keeps_its_grid(tiny_study: Path, tmp_path: Path)
     assert spacing_for(tmp_path, facts) == [3.0, 3.0, 2.5]
     assert spacing_for(tiny_study, facts | {"dataset": "other"}) == [3.0, 3.0, 2.5]
     assert spacing_for(tmp_path, {}) is None
+    resampled = study_facts(tiny_study, [2.0, 2.0, 2.0])
+    assert spacing_for(tiny_study, resampled) == spacing_for(tmp_path, resampled) == [2.0, 2.0, 2.0]

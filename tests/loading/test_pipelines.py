@@ -137,7 +137,7 @@ def test_inference_sees_what_validation_sees(tiny_study: Path) -> None:
         study_items(tiny_study, "tune", TASKS, "ct+ptv")[0]
     )
     assert torch.equal(seen["image"].as_tensor(), labelled["image"])
-    assert set(seen) == {"id", "image", "source", "possible_dose_mask"}
+    assert set(seen) == {"id", "image", "source", "possible_dose_mask", "prescription_gy"}
 
 
 def test_small_images_are_padded_to_the_patch(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ class TestLoadCased:
         np.testing.assert_array_equal(item["oar"].numpy(), np.stack([large, small]))
         assert item["oar"].dtype == torch.uint8
 
+    def test_a_dose_is_brought_to_percent(self, write) -> None:
+        item = LoadCased([Task("dose", "regression", unit="percent")])(
+            {"image": write("ct", 0, np.int16), "dose": [write("dose", 30.0, np.float32)], "factor_dose": 100 / 60}
+        )
+        assert item["dose"].unique().tolist() == [50.0]
+
     def test_a_missing_label_is_zero_and_said_to_be_missing(self, write) -> None:
         tasks = [
             Task("oar", "segmentation", 2, ("a", "b")),
