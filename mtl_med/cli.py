@@ -58,6 +58,11 @@ COMMANDS = {
         "predictions by a table instead of a network, to compare with",
         "mtl-med baseline --kind distance --study study --out baseline",
     ),
+    "export": Command(
+        "mtl_med.export",
+        "a predicted case as DICOM: RTSTRUCT, RTDOSE, SEG",
+        "mtl-med export predictions/CASE --reference exports/CT --to rtstruct rtdose",
+    ),
     "compare": Command(
         "mtl_med.comparison.command",
         "methods x seeds, trained and scored alike, as one table with intervals",

@@ -22,6 +22,8 @@ SPLIT = "validation"
 BASELINE = "combination"
 # Phantoms: enough to learn from within minutes on two cores.
 TRAIN_PATIENTS, VALIDATION_PATIENTS, TRAIN_MINUTES = 14, 3, 3.5
+# Pelvises as DICOM, one in the manner of each vendor.
+DICOM_PATIENTS, DICOM_SHAPE = 5, (96, 80, 56)
 # Many cheap steps: in a few minutes small patches learn more than large ones.
 SHORT_TRAINING = ("--patch_size", "[64, 64, 64]", "--repeats", "10")
 
@@ -58,6 +60,20 @@ class Demo:
     def predictions(self) -> Path:
         """One folder per predicted case."""
         return self.out / "predictions"
+
+    @property
+    def exports(self) -> Path:
+        """What a clinic's export would be."""
+        return self.out / "exports"
+
+    def dicom_steps(self) -> list[tuple[str, list[str]]]:
+        """The same for DICOM studies: to a study folder, and a dose back to DICOM."""
+        study = str(self.out / "dicom_study")
+        prep = ["--source", str(self.exports), "--out", study, "--workers", str(self.workers)]
+        return [
+            ("look at a clinic's DICOM export", ["python", "-m", "mtl_med.prep", "dicom_rt", *prep[:2], "--check"]),
+            ("prepare it without names", ["python", "-m", "mtl_med.prep", "dicom_rt", *prep, "--deidentify"]),
+        ]
 
     def steps(self) -> list[tuple[str, list[str]]]:
         """Title and command of every step behind the raw data, as one would type them."""
@@ -111,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     _check(demo)
     steps = demo.steps()
+    if demo.data is None:
+        steps += demo.dicom_steps()
     total = len(steps) + (demo.data is None)
     if demo.data is None:
         _headline(1, total, "make phantom patients: made up by a program, never real ones")
@@ -146,7 +164,9 @@ def _check(demo: Demo) -> None:
 
 def _make_phantoms(demo: Demo) -> None:
     from mtl_med.phantoms import write_openkbp_cohort
+    from mtl_med.phantoms.dicom_cohort import write_dicom_cohort
 
+    write_dicom_cohort(demo.exports, patients=DICOM_PATIENTS, shape=DICOM_SHAPE, workers=demo.workers)
     write_openkbp_cohort(demo.source, train=TRAIN_PATIENTS, validation=VALIDATION_PATIENTS, workers=demo.workers)
 
 
@@ -192,6 +212,9 @@ def _result(demo: Demo) -> Iterable[str]:
     for name in ("ct.nii.gz", "dose.nii.gz", "structures.seg.nrrd"):
         yield f"  {demo.predictions / cases[0] / name}"
     yield f"The truth beside it: {demo.study / 'cases' / cases[0]}"
+    yield f"Which cases to look at: {demo.study / 'quality.html'}"
+    if demo.data is None:
+        yield f"The same of made-up pelvises from DICOM: {demo.out / 'dicom_study' / 'quality.html'}"
 
 
 def _pictures(demo: Demo) -> list[Path]:

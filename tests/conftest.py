@@ -81,7 +81,8 @@ def require_judge() -> Callable[[str], str]:
     """`require_judge("plastimatch")` gives the path of a program or the origin of a module, or skips the test."""
 
     def require(name: str) -> str:
-        program = shutil.which(name)
+        # What pip installs lies beside the interpreter, which need not be on PATH.
+        program = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
         if program:
             return program
         module = importlib.util.find_spec(name) if name.isidentifier() else None

@@ -168,6 +168,8 @@ def encode_nifti(array: NDArray, grid: Grid, *, compressed: bool = True, where: 
 
 def _first_axis_fastest(array: NDArray, slab: int = 8) -> NDArray:
     """The little-endian array (Z, Y, X) in C order; slab by slab, for which the cache thanks with half the time."""
+    if array.flags.f_contiguous:
+        return array.T.astype(array.dtype.newbyteorder("<"), copy=False)
     turned = np.empty(array.shape[::-1], dtype=array.dtype.newbyteorder("<"))
     for z in range(0, array.shape[2], slab):
         turned[z : z + slab] = np.ascontiguousarray(array[:, :, z : z + slab]).transpose(2, 1, 0)

@@ -1,6 +1,15 @@
-"""Made-up head-and-neck patients for the demo, tests and examples: real physics in outline, never real data."""
+"""Made-up patients for the demo, tests and examples: real physics in outline, never real data."""
 
 from mtl_med.phantoms.openkbp import NOTE_NAME, write_openkbp_cohort, write_openkbp_patient
 from mtl_med.phantoms.patient import Phantom, make_phantom
+from mtl_med.phantoms.pelvis import PelvisPhantom, make_pelvis
 
-__all__ = ["NOTE_NAME", "Phantom", "make_phantom", "write_openkbp_cohort", "write_openkbp_patient"]
+__all__ = [
+    "NOTE_NAME",
+    "PelvisPhantom",
+    "Phantom",
+    "make_pelvis",
+    "make_phantom",
+    "write_openkbp_cohort",
+    "write_openkbp_patient",
+]

@@ -28,6 +28,10 @@ LIMITS = {  # organ: dose it should stay below, Gy, and the weight of that
     "Larynx": (38.0, 0.6),
     "Esophagus": (32.0, 0.6),
     "Mandible": (45.0, 0.6),
+    "Rectum": (32.0, 1.2),
+    "Bladder": (38.0, 0.6),
+    "Femur_Head_L": (28.0, 1.0),
+    "Femur_Head_R": (28.0, 1.0),
 }
 
 

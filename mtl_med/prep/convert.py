@@ -5,25 +5,31 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, OutputError, UsageError
 from mtl_med.files import read_json, sha256_bytes, sha256_file, within
 from mtl_med.io.nifti import encode_nifti
 from mtl_med.manifest import Case, Structure
+from mtl_med.prep.overlay import OVERLAY_FILE, write_overlay
 from mtl_med.prep.quality import Measures, findings, measure
 from mtl_med.prep.raw import RawCase, Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.redaction import Redactor, redacted
 from mtl_med.prep.study import STAGING_PREFIX
+from mtl_med.prep.unions import add_unions
 
-__all__ = ["PREP_VERSION", "Job", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
+__all__ = ["PREP_VERSION", "Job", "Quality", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
 
-PREP_VERSION = "1"  # raise it when the same source gives other files
+PREP_VERSION = "2"  # raise it when the same source gives other files
 QUALITY_FILE = "quality.json"
 
 
@@ -57,6 +63,13 @@ def prepare_case(recipe: Recipe, cases_dir: Path, overwrite: bool, job: Job) -> 
         OutputError: the study cannot be written.
     """
     source = job.source
+    hidden = recipe.options.key is not None
+    with redacted(Redactor(source.identity, [source.root]) if hidden else None):
+        return _prepare(recipe, cases_dir, overwrite, job)
+
+
+def _prepare(recipe: Recipe, cases_dir: Path, overwrite: bool, job: Job) -> tuple[Case, bool]:
+    source = job.source
     if source.fault:
         raise CaseError(source.fault, where=source.id)
     digest = source_hash(source, recipe)
@@ -78,7 +91,7 @@ def source_hash(source: Source, recipe: Recipe) -> str:
     total = hashlib.sha256(f"{PREP_VERSION}\n{recipe.digest}\n".encode())
     for path in source.files:
         try:
-            total.update(f"{path.name}\t{sha256_file(path)}\n".encode())
+            total.update(os.fsencode(path.name) + f"\t{sha256_file(path)}\n".encode())
         except OSError as error:
             raise CaseError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the file") from error
     return total.hexdigest()
@@ -104,6 +117,7 @@ def convert(job: Job, recipe: Recipe, cases_dir: Path, digest: str) -> Case:
         OutputError: the study cannot be written.
     """
     raw = READERS[recipe.reader].read(job.source, recipe)
+    add_unions(raw, recipe.facts.get("unions", ()))
     measures = measure(raw)
     notes = (*raw.remarks, *findings(measures, recipe.rules))
     final = cases_dir / raw.id
@@ -111,7 +125,7 @@ def convert(job: Job, recipe: Recipe, cases_dir: Path, digest: str) -> Case:
         staging = Path(tempfile.mkdtemp(dir=cases_dir, prefix=f"{STAGING_PREFIX}{raw.id}-"))
         try:
             (staging / "case").mkdir()  # unlike mkdtemp's own folder, with the permissions that the user's umask says
-            case = _write(raw, measures, staging / "case", job.split, digest, notes)
+            case = _write(raw, measures, staging / "case", job, digest, notes)
             _put(staging, final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -128,21 +142,24 @@ def _put(staging: Path, final: Path) -> None:
     (staging / "case").rename(final)
 
 
-def _write(raw: RawCase, measures: Measures, folder: Path, split: str, digest: str, notes: tuple[str, ...]) -> Case:
-    arrays = raw.volumes | {f"structures/{name}": mask for name, mask in raw.masks.items()}
+def _write(raw: RawCase, measures: Measures, folder: Path, job: Job, digest: str, notes: tuple[str, ...]) -> Case:
+    def array(key: str) -> NDArray:
+        return raw.volumes[key] if key in raw.volumes else raw.masks[key.removeprefix("structures/")]
+
     (folder / "structures").mkdir()
     files = {}
-    for key, array in arrays.items():
-        data = encode_nifti(array, raw.grid, where=folder / key)
+    for key in (*raw.volumes, *(f"structures/{name}" for name in raw.masks)):
+        data = encode_nifti(array(key), raw.grid, where=folder / key)
         (folder / f"{key}.nii.gz").write_bytes(data)
         files[key] = {"path": f"{key}.nii.gz", "sha256": sha256_bytes(data)}
-    quality = {"measures": dict(measures), "oddities": list(notes)}
+    account = {key: list(items) for key, items in (*job.source.account.items(), *raw.account.items())}
+    quality = {"measures": dict(measures), "oddities": list(notes), "account": account, "unmatched": raw.unmatched}
     (folder / QUALITY_FILE).write_text(json.dumps(quality, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     structures = {name: _structure(name, raw, measures) for name in raw.facts}
     has_organs = any(item.kind == "oar" and item.status != "not_contoured" for item in structures.values())
     case = Case(
         id=raw.id,
-        split=split,
+        split=job.split,
         folder=folder,
         grid=raw.grid,
         files=files,
@@ -153,10 +170,12 @@ def _write(raw: RawCase, measures: Measures, folder: Path, split: str, digest: s
             for name, fact in raw.facts.items()
             if fact.prescription_gy and structures[name].status == "contoured"
         },
+        fractions=raw.fractions,
         spacing_mm=raw.grid.spacing_mm,
         source_hash=digest,
         notes=notes,
     )
+    write_overlay(case, folder / OVERLAY_FILE, array)
     case.write()
     return case
 
@@ -169,7 +188,24 @@ def _structure(name: str, raw: RawCase, measures: Measures) -> Structure:
     return Structure(fact.original, fact.kind, status, measures[f"{name}.volume_cc"])
 
 
-def read_quality(case: Case) -> tuple[dict[str, Any], list[str]]:
-    """Measures and oddities of a finished case."""
+@dataclass(frozen=True)
+class Quality:
+    """What preparation found out about a case.
+
+    Args:
+        measures: numbers, see `mtl_med.prep.quality.measure`.
+        notes: sentences about what is odd.
+        account: sentences about what was found, linked, converted and left out, by heading.
+        unmatched: names of structures for which no standard name is known -> the name they got.
+    """
+
+    measures: Measures
+    notes: tuple[str, ...]
+    account: Mapping[str, Sequence[str]]
+    unmatched: Mapping[str, str]
+
+
+def read_quality(case: Case) -> Quality:
+    """What preparation found out about a finished case."""
     fields = read_json(case.folder / QUALITY_FILE)
-    return fields["measures"], fields["oddities"]
+    return Quality(fields["measures"], tuple(fields["oddities"]), fields["account"], fields["unmatched"])

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED
 from mtl_med.files import write_text
 from mtl_med.manifest import Case, Manifest
-from mtl_med.parallel import map_cases
+from mtl_med.parallel import Outcome, map_cases
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
 from mtl_med.prep.quality import quality_table
+from mtl_med.prep.quality_page import write_quality_page
+from mtl_med.prep.raw import Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.review import review_names
+from mtl_med.prep.shards import Shard, ShardCase, merge, open_shard, plan_digest, write_shard
 from mtl_med.prep.splits import assign_splits, first_of_each_group
 from mtl_med.prep.study import kept_cases, open_study
 from mtl_med.provenance import write_record
 
-__all__ = ["Report", "prepare"]
+__all__ = ["How", "Report", "find_sources", "merge_shards", "prepare", "prepare_shard"]
 
-log = logging.getLogger(__name__)
+
+QUALITY_PAGE = "quality.html"
+
+
+@dataclass(frozen=True)
+class How:
+    """How the cases of a run are worked through.
+
+    Args:
+        workers: number of processes.
+        limit: prepare only so many cases.
+        overwrite: convert finished cases again.
+        scheduler: address of a Dask scheduler whose workers convert; empty for this machine.
+    """
+
+    workers: int = 1
+    limit: int | None = None
+    overwrite: bool = False
+    scheduler: str = ""
+
+
+_DEFAULT = How()
 
 
 @dataclass
@@ -31,11 +56,13 @@ class Report:
     """What a run did.
 
     Args:
-        manifest: the study as it is now.
+        manifest: the study as it is now; of one shard's run, its own cases.
         converted: ids converted now.
         skipped: ids that were finished before.
         failed: id -> why it failed.
         seconds: wall-clock time.
+        unmatched: number of names of structures that are not known.
+        review: the list of them, for a person to fill in; None where there are none.
     """
 
     manifest: Manifest
@@ -43,6 +70,8 @@ class Report:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    unmatched: int = 0
+    review: Path | None = None
 
     @property
     def with_notes(self) -> int:
@@ -57,15 +86,16 @@ class Report:
         return EXIT_SOME_FAILED if self.converted or self.skipped else EXIT_ALL_FAILED
 
 
-def prepare(
-    recipe: Recipe,
-    source: str | Path,
-    out: str | Path,
-    *,
-    workers: int = 1,
-    limit: int | None = None,
-    overwrite: bool = False,
-) -> Report:
+def find_sources(recipe: Recipe, source: Path, limit: int | None = None) -> list[Source]:
+    """The cases of the raw data, in an order that depends on nothing else.
+
+    Raises:
+        NothingFoundError: `source` holds no such data.
+    """
+    return first_of_each_group(READERS[recipe.reader].scan(source, recipe), limit)
+
+
+def prepare(recipe: Recipe, source: str | Path, out: str | Path, how: How = _DEFAULT) -> Report:
     """Write the study folder `out` from the raw data in `source`.
 
     Cases of groups that `source` does not hold stay in the study. Of the groups that it holds, the manifest lists what
@@ -73,12 +103,10 @@ def prepare(
     folder that an earlier run wrote for it stays on disk.
 
     Args:
-        recipe: the facts about the data set.
+        recipe: the facts about the data set, and the user's decisions.
         source: folder of the raw data.
         out: study folder, made when it is missing.
-        workers: number of processes.
-        limit: prepare only so many cases.
-        overwrite: convert finished cases again.
+        how: how many at a time, and which.
 
     Raises:
         NothingFoundError: `source` holds no such data.
@@ -87,46 +115,133 @@ def prepare(
     """
     started = time.time()
     source, out = Path(source).resolve(), Path(out).resolve()
-    found = READERS[recipe.reader].scan(source)
-    sources = first_of_each_group(found, limit)
+    sources = find_sources(recipe, source, how.limit)
     with open_study(out, source, recipe.dataset) as earlier:
-        splits = assign_splits(sources, recipe.tune_fraction)
-        jobs = [Job(item, splits[item.id]) for item in sources]
-        cases, report = _convert_all(jobs, recipe, out, workers, overwrite)
+        report, cases = _convert_all(sources, recipe, out, how)
         others = kept_cases(earlier, sources)
         report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others])
         report.seconds = time.time() - started
-        _write(report, recipe, source, workers, started)
+        _write(report, recipe, _told(recipe, source, how, started))
+        review_names(report, recipe, sources)
+    return report
+
+
+def prepare_shard(recipe: Recipe, source: str | Path, out: str | Path, shard: Shard, how: How = _DEFAULT) -> Report:
+    """Convert one shard's cases into `out`; `merge_shards` makes a study of all of them.
+
+    Args:
+        recipe: the facts about the data set, and the user's decisions.
+        source: folder of the raw data, the same for every shard.
+        out: study folder, which other shards may share.
+        shard: which part of the cases.
+        how: how many at a time, and which.
+
+    Raises:
+        NothingFoundError: `source` holds no such data.
+        UsageError: `out` lies in `source`, or another run of this shard writes there.
+        OutputError: `out` cannot be written.
+    """
+    started = time.time()
+    source, out = Path(source).resolve(), Path(out).resolve()
+    sources = find_sources(recipe, source, how.limit)
+    with open_shard(out, source, shard):
+        splits = assign_splits(sources, recipe.fractions)
+        report, cases = _convert_all(sources, recipe, out, how, shard)
+        report.manifest = Manifest.build(recipe.dataset, out, cases)
+        report.seconds = time.time() - started
+        done = {case.id: case for case in cases}
+        outcomes = {
+            item.id: ShardCase(
+                item.group,
+                splits[item.id],
+                source_hash=done[item.id].source_hash if item.id in done else "",
+                failure=report.failed.get(item.id, ""),
+                converted=item.id in report.converted,
+            )
+            for item in shard.select(sources)
+        }
+        plan = plan_digest(recipe.digest, sources, splits)
+        told = _told(recipe, source, how, started) | {"seconds": round(report.seconds, 2)}
+        write_shard(out, shard, recipe.dataset, plan, outcomes, told)
+    return report
+
+
+def merge_shards(recipe: Recipe, out: str | Path) -> Report:
+    """Make one study of all shards that were converted into `out`.
+
+    Args:
+        recipe: that of the shards.
+        out: the study folder.
+
+    Raises:
+        UsageError: a shard is missing, or they do not belong together.
+        OutputError: `out` cannot be written.
+    """
+    started = time.time()
+    out = Path(out).resolve()
+    with open_study(out, None, recipe.dataset) as earlier:
+        merged = merge(out, recipe.dataset)
+        others = kept_cases(earlier, merged.sources(out))
+        report = Report(
+            Manifest.build(recipe.dataset, out, [*merged.cases, *others]),
+            merged.converted,
+            merged.skipped,
+            merged.failed,
+            time.time() - started,
+        )
+        _write(report, recipe, {"shards": merged.shards, "started": _clock(started)})
+        review_names(report, recipe)
     return report
 
 
 def _convert_all(
-    jobs: Sequence[Job], recipe: Recipe, out: Path, workers: int, overwrite: bool
-) -> tuple[list[Case], Report]:
+    sources: Sequence[Source], recipe: Recipe, out: Path, how: How, shard: Shard | None = None
+) -> tuple[Report, list[Case]]:
+    splits = assign_splits(sources, recipe.fractions)
+    own = shard.select(sources) if shard else sources
+    jobs = [Job(item, splits[item.id]) for item in own]
     cases: list[Case] = []
     report = Report(Manifest(recipe.dataset, out, ()))
-    work = partial(prepare_case, recipe, out / "cases", overwrite)
-    for job, outcome in zip(jobs, map_cases(work, jobs, workers=workers, label="prepare"), strict=True):
+    for job, outcome in zip(jobs, _outcomes(jobs, recipe, out, how), strict=True):
         if outcome.value is None:
             report.failed[job.source.id] = outcome.failure
             continue
         case, converted = outcome.value
         cases.append(case)
         (report.converted if converted else report.skipped).append(case.id)
-    return cases, report
+    return report, cases
 
 
-def _write(report: Report, recipe: Recipe, source: Path, workers: int, started: float) -> None:
-    """Quality table, manifest and run record, in this order: a manifest never stands without its table."""
+def _outcomes(jobs: Sequence[Job], recipe: Recipe, out: Path, how: How) -> Iterator[Outcome[tuple[Case, bool]]]:
+    work = partial(prepare_case, recipe, out / "cases", how.overwrite)
+    if not how.scheduler:
+        return map_cases(work, jobs, workers=how.workers, label="prepare")
+    from mtl_med.prep.cluster import map_cases_on_cluster
+
+    return map_cases_on_cluster(work, jobs, scheduler=how.scheduler, label="prepare")
+
+
+def _told(recipe: Recipe, source: Path, how: How, started: float) -> dict[str, Any]:
+    """What a record says of the run; in one that de-identifies neither the path nor the command, which may name."""
+    hidden = recipe.options.key is not None
+    fields = {"source": "" if hidden else str(source), "workers": how.workers, "started": _clock(started)}
+    return fields | ({"command": []} if hidden else {})
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+
+def _write(report: Report, recipe: Recipe, told: dict[str, Any]) -> None:
+    """Quality tables, manifest and run record, in this order: a manifest never stands without its tables."""
     manifest = report.manifest
-    rows = [(case.id, case.split, *read_quality(case)) for case in manifest]
+    found = {case.id: read_quality(case) for case in manifest}
+    rows = [(case.id, case.split, found[case.id].measures, found[case.id].notes) for case in manifest]
     write_text(manifest.root / "quality.csv", quality_table(rows))
+    write_quality_page(manifest, found, manifest.root / QUALITY_PAGE, failed=report.failed)
     manifest.write()
-    fields = {
-        "source": str(source),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+    fields = told | {
         "seconds": round(report.seconds, 2),
-        "workers": workers,
         "prep_version": PREP_VERSION,
         "hashes": {"recipe": recipe.digest, "fingerprint": manifest.fingerprint},
         "converted": report.converted,

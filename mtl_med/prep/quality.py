@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.recipe import Rule, StructureFact
+from mtl_med.prep.turning import Box, bounding_box
 
 __all__ = ["Measures", "findings", "measure", "quality_table"]
 
@@ -25,20 +27,26 @@ def measure(case: RawCase) -> dict[str, float | int | None]:
 
     `D95_gy` is the 5th percentile of a target's dose with linear interpolation, as OpenKBP computes it.
     `targets.prescription_gy` is the highest prescription, and `targets.D2_gy` (the 98th percentile, ICRU 83's near
-    maximum) the dose of the target that has it. `x_mm`, `y_mm` and `z_mm` are the centre of gravity in RAS.
+    maximum) the dose of the target that has it. `x_mm`, `y_mm` and `z_mm` are the centre of gravity in RAS;
+    `above_<other>_mm` and `L_to_R_mm` are how far one centre lies above another, and a left one to the left of its
+    right one. Without a dose there are no measures of it.
     """
     measures: dict[str, float | int | None] = {}
     measures |= {f"spacing.{axis}_mm": mm for axis, mm in zip("xyz", case.grid.spacing_mm, strict=True)}
-    measures |= _dose(case.volumes["dose"], case.volumes["mask_dose"])
+    if "dose" in case.volumes:
+        measures |= _dose(case.volumes["dose"], case.volumes["mask_dose"])
     measures |= case.measures
     for name, fact in case.facts.items():
-        voxels = np.flatnonzero(case.masks[name]) if name in case.masks else None
-        found = _structure(voxels, case) | (_coverage(voxels, case, fact) if fact.kind == "target" else {})
+        part = _part(case, name) if name in case.masks else None
+        found = _structure(part, case) | (_coverage(part, case, fact) if fact.kind == "target" else {})
         measures |= {f"{name}.{key}": value for key, value in found.items()}
     measures |= _targets(case, [name for name in case.facts if measures[f"{name}.voxels"]])
     for name, fact in case.facts.items():
         if fact.above:
             measures[f"{name}.above_{fact.above}_mm"] = _difference(measures, f"{name}.z_mm", f"{fact.above}.z_mm")
+        right = f"{name.removesuffix('_L')}_R"
+        if name.endswith("_L") and right in case.facts:
+            measures[f"{name.removesuffix('_L')}.L_to_R_mm"] = _difference(measures, f"{right}.x_mm", f"{name}.x_mm")
     return measures
 
 
@@ -54,23 +62,44 @@ def _dose(dose: NDArray, mask: NDArray) -> dict[str, float | int | None]:
     }
 
 
-def _structure(voxels: NDArray | None, case: RawCase) -> dict[str, float | int | None]:
+def _part(case: RawCase, name: str) -> tuple[NDArray[np.bool_], Box]:
+    """A mask within its bounding box, and that box; all voxels outside are 0."""
+    if isinstance(case.masks, PackedMasks):
+        part, box = case.masks.part(name)
+    else:
+        box = bounding_box(case.masks[name])
+        part = case.masks[name][box]
+    return part > 0, box
+
+
+def _structure(found: tuple[NDArray[np.bool_], Box] | None, case: RawCase) -> dict[str, float | int | None]:
     keys = ("voxels", "volume_cc", "x_mm", "y_mm", "z_mm")
-    if voxels is None:
+    if found is None:
         return {"contoured": 0, **dict.fromkeys(keys)}
-    volume_cc = len(voxels) * case.grid.voxel_volume_mm3 / 1000
+    part, box = found
+    voxels = int(np.count_nonzero(part))
+    volume_cc = voxels * case.grid.voxel_volume_mm3 / 1000
     centre: Iterable[float | None] = (None, None, None)
-    if len(voxels):
-        points = case.grid.points_ras(np.stack(np.unravel_index(voxels, case.grid.shape), axis=1))
-        centre = points.mean(axis=0).tolist()
-    return {"contoured": 1, **dict(zip(keys, [len(voxels), volume_cc, *centre], strict=True))}
+    if voxels:
+        counts = [part.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        index = [side.start + float(np.arange(len(n)) @ n) / voxels for side, n in zip(box, counts, strict=True)]
+        centre = case.grid.points_ras(np.array([index]))[0].tolist()
+    return {"contoured": 1, **dict(zip(keys, [voxels, volume_cc, *centre], strict=True))}
 
 
-def _coverage(voxels: NDArray | None, case: RawCase, fact: StructureFact) -> dict[str, float | None]:
-    if voxels is None or not len(voxels):
+def _coverage(
+    found: tuple[NDArray[np.bool_], Box] | None, case: RawCase, fact: StructureFact
+) -> dict[str, float | None]:
+    if found is None or not found[0].any() or "dose" not in case.volumes:
         return {"D95_gy": None, "D95_percent": None}
-    d95_gy = float(np.percentile(case.volumes["dose"].reshape(-1)[voxels], 5))
+    d95_gy = float(np.percentile(_within(case.volumes["dose"], found), 5))
     return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / fact.prescription_gy if fact.prescription_gy else None}
+
+
+def _within(volume: NDArray, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
+    """Values of a volume within a mask."""
+    part, box = found
+    return volume[box][part]
 
 
 def _targets(case: RawCase, present: Iterable[str]) -> dict[str, float | int | None]:
@@ -83,8 +112,9 @@ def _targets(case: RawCase, present: Iterable[str]) -> dict[str, float | int | N
     prescribed = {fact.name: fact.prescription_gy for fact in targets if fact.prescription_gy}
     if prescribed:
         highest, prescription_gy = max(prescribed.items(), key=lambda item: item[1])
-        d2_gy = float(np.percentile(case.volumes["dose"][case.masks[highest] > 0], 98))
         found["targets.prescription_gy"] = prescription_gy
+    if prescribed and "dose" in case.volumes:
+        d2_gy = float(np.percentile(_within(case.volumes["dose"], _part(case, highest)), 98))
         found["targets.D2_gy"], found["targets.D2_percent"] = d2_gy, 100 * d2_gy / prescription_gy
     return found
 
@@ -114,7 +144,7 @@ def _broken(rule: Rule, value: float) -> str:
 
 def _told(name: str, value: float, limit: str, unit: str, measures: Measures) -> str:
     """`SpinalCord.volume_cc` of 412.34 -> "SpinalCord volume is 412.3 cc (above 100 cc)"; a percentage with its Gy."""
-    what, _, measured = name.partition(".")
+    what, _, measured = name.rpartition(".")
     if measured == "contoured":
         return f"{what} is not contoured"
     words = measured.split("_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mtl_med.prep.recipe import Recipe, StructureFact
 
 __all__ = ["GROUPS", "RawCase", "Reader", "Source"]
 
-GROUPS = ("train", "validation", "test")
+GROUPS = ("train", "validation", "test", "all")  # "all": not divided as published, see splits.py
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,14 @@ class Source:
 
     Args:
         id: name of the case, safe as a file name.
-        group: "train", "validation" or "test", as published.
+        group: "train", "validation" or "test", as published, or "all" where the data were never divided.
         folder: where its files lie.
-        files: its files, sorted by name.
+        files: its files, in an order that depends on the data alone.
         fault: why it cannot be used, where that shows before reading.
+        patient: whose case it is, so that all cases of a patient go to one split; the id where it is empty.
+        account: sentences about what was found, linked and left out, by heading.
+        root: the folder that was scanned, of which a run that de-identifies tells nothing.
+        identity: texts that tell who the patient is, which such a run takes out of every message.
     """
 
     id: str
@@ -33,6 +37,10 @@ class Source:
     folder: Path
     files: tuple[Path, ...]
     fault: str = ""
+    patient: str = ""
+    account: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    root: Path = Path()
+    identity: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -42,20 +50,31 @@ class RawCase:
     Args:
         id: name of the case.
         grid: grid of all its volumes.
-        volumes: "ct" (HU, int16), "dose" (Gy, float32), "mask_dose" (uint8), each (X, Y, Z).
-        masks: standard name -> (X, Y, Z) uint8; only contoured structures.
-        facts: standard name -> fact, for every structure of the recipe.
+        volumes: "ct" (HU, int16 or float32) and, where there is a dose, "dose" (Gy, float32) and "mask_dose" (uint8),
+            each (X, Y, Z).
+        masks: standard name -> (X, Y, Z) uint8; only contoured structures. Each is asked for one at a time.
+        facts: standard name -> fact, for every structure of the recipe or of the case.
         measures: numbers about the source that the stored volumes no longer show, for the quality table.
         remarks: sentences about the source.
+        fractions: number of treatment fractions, if known.
+        account: sentences about what was converted and what was left out, by heading.
+        unmatched: names of structures for which no standard name is known -> the name they got.
     """
 
     id: str
     grid: Grid
     volumes: dict[str, NDArray]
-    masks: dict[str, NDArray]
+    masks: Mapping[str, NDArray]
     facts: dict[str, StructureFact]
     measures: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    fractions: int | None = None
+    account: dict[str, list[str]] = field(default_factory=dict)
+    unmatched: dict[str, str] = field(default_factory=dict)
+
+
+def _no_names(source: Source) -> list[tuple[str, str]]:
+    return []
 
 
 @dataclass(frozen=True)
@@ -63,9 +82,14 @@ class Reader:
     """A raw layout: how to find its cases and how to read one.
 
     Args:
-        scan: folder -> sources; raises NothingFoundError when the folder is no such data set.
+        scan: folder and recipe -> sources; raises NothingFoundError when the folder is no such data set.
         read: source and recipe -> case; raises CaseError.
+        structures: name and RT ROI Interpreted Type of the structures of a source, as they are called there; none where
+            the recipe lists them.
+        options: names of the `ReaderOptions` that it heeds, and "deidentify".
     """
 
-    scan: Callable[[Path], Sequence[Source]]
+    scan: Callable[[Path, Recipe], Sequence[Source]]
     read: Callable[[Source, Recipe], RawCase]
+    structures: Callable[[Source], list[tuple[str, str]]] = _no_names
+    options: frozenset[str] = frozenset()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.files import read_json, sha256_bytes, shipped
+from mtl_med.files import read_json, sha256_bytes, sha256_file, shipped
 
-__all__ = ["Recipe", "Rule", "StructureFact", "load_recipe", "recipe_names"]
+__all__ = ["ReaderOptions", "Recipe", "Rule", "StructureFact", "load_recipe", "recipe_names"]
 
 RECIPE_SCHEMA = "mtl_med/recipe/1"
+_OWN = ("schema", "dataset", "reader", "structures", "names", "quality", "splits")
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class StructureFact:
     Args:
         original: its name in the source.
         name: its standard name (AAPM TG-263), or the source's where there is none.
-        kind: "oar", "target" or "external".
+        kind: "oar", "target", "external", or "other" for a structure whose meaning is not known.
         prescription_gy: prescribed dose of a target, Gy.
         above: name of a structure that lies below it in every body.
     """
@@ -55,24 +59,70 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ReaderOptions:
+    """What the user decides about raw data whose form is not fixed.
+
+    Args:
+        grid: "ct" for the grid of the images, "dose" for that of the dose, or a spacing in mm.
+        resample: interpolate uneven slices and tilted gantries instead of refusing them.
+        force: go on where structures or dose name another frame of reference.
+        allow_partial_dose: go on where the dose grid does not cover a target.
+        interpolate_gaps: fill missing contours between others.
+        deface: fill the air in front of a face.
+        doses: kinds of dose to take beside plan and beam doses, such as "SESSION".
+        table: structure names that go before the recipe's own: a JSON table or a filled-in review list.
+        key: file of the secret by which cases are named; None where they keep their names.
+    """
+
+    grid: str | float = "ct"
+    resample: bool = False
+    force: bool = False
+    allow_partial_dose: bool = False
+    interpolate_gaps: bool = False
+    deface: bool = False
+    doses: tuple[str, ...] = ()
+    table: Path | None = None
+    key: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that changes what a case becomes; of files their content, not where they lie."""
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        fields |= {name: sha256_file(path) for name in ("table", "key") if (path := fields[name]) is not None}
+        return sha256_bytes(json.dumps(fields, sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The facts about a data set.
 
     Args:
         dataset: its name.
         reader: name of the raw layout.
-        structures: all structures, in channel order.
+        structures: all structures, in channel order; none where each case has its own.
         rules: rules of the quality table.
-        tune_fraction: part of the training cases that chooses epochs and operating points.
-        digest: hash of the recipe's files.
+        fractions: part of the cases per split, for those that the data set does not divide itself: "tune" of the
+            training cases as published, "tune", "validation" and "test" of undivided ones. The rest is "fit".
+        digest: hash of the recipe's files and the options.
+        names: table of structure names, where each case has its own structures.
+        options: what the user decides.
+        facts: other fields of the recipe, for its reader.
     """
 
     dataset: str
     reader: str
     structures: tuple[StructureFact, ...]
     rules: tuple[Rule, ...]
-    tune_fraction: float
+    fractions: Mapping[str, float]
     digest: str
+    names: Path | None = None
+    options: ReaderOptions = ReaderOptions()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, options: ReaderOptions) -> Recipe:
+        """The same with the user's decisions, and a digest of both."""
+        both = sha256_bytes(f"{self.digest}\n{options.digest}\n".encode())
+        return replace(self, options=options, digest=both)
 
 
 def recipe_names() -> list[str]:
@@ -81,14 +131,16 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(dataset: str) -> Recipe:
-    """The recipe of a data set.
+    """The recipe of a data set, by its shipped name or as the path of a recipe of the user's own.
 
     Raises:
         UsageError: there is none, or it is not valid.
     """
-    if dataset not in recipe_names():
-        raise UsageError(f"there is no recipe for '{dataset}'", fix=nearest(dataset, recipe_names()))
-    return _read(shipped("recipes") / dataset / "recipe.json")
+    if dataset in recipe_names():
+        return _read(shipped("recipes") / dataset / "recipe.json")
+    if Path(dataset).is_file():
+        return _read(Path(dataset))
+    raise UsageError(f"there is no recipe for '{dataset}'", fix=nearest(dataset, recipe_names()))
 
 
 def _read(path: Path) -> Recipe:
@@ -96,14 +148,17 @@ def _read(path: Path) -> Recipe:
     if fields.get("schema") != RECIPE_SCHEMA:
         raise UsageError(f"schema is {fields.get('schema')!r}, expected {RECIPE_SCHEMA!r}", where=path)
     try:
-        table = path.parent / fields["structures"]
+        tables = [path.parent / fields[name] for name in ("structures", "names") if name in fields]
+        facts = read_json(path.parent / fields["structures"]) if "structures" in fields else []
         return Recipe(
             dataset=fields["dataset"],
             reader=fields["reader"],
-            structures=tuple(StructureFact(**item) for item in read_json(table)),
+            structures=tuple(StructureFact(**item) for item in facts),
             rules=tuple(Rule(**item) for item in fields["quality"]),
-            tune_fraction=float(fields["tune_fraction"]),
-            digest=sha256_bytes(path.read_bytes() + table.read_bytes()),
+            fractions={name: float(part) for name, part in fields["splits"].items()},
+            digest=sha256_bytes(b"".join(item.read_bytes() for item in (path, *tables))),
+            names=path.parent / fields["names"] if "names" in fields else None,
+            facts={name: value for name, value in fields.items() if name not in _OWN},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise UsageError(f"lacks or misnames a field: {error}", where=path) from error

@@ -4,36 +4,63 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mtl_med.prep.raw import Source
 
 __all__ = ["SPLITS_OF_GROUP", "assign_splits", "first_of_each_group"]
 
-SPLITS_OF_GROUP = {"train": ("fit", "tune"), "validation": ("validation",), "test": ("test",)}
+SPLITS_OF_GROUP = {
+    "train": ("fit", "tune"),
+    "validation": ("validation",),
+    "test": ("test",),
+    "all": ("fit", "tune", "validation", "test"),
+}
 MIN_TRAINING_CASES = 4  # below this, one case fewer to learn from weighs more than a choice of epoch
+MIN_UNDIVIDED_CASES = 6
+_ORDER = ("validation", "test", "tune")
 
 
-def assign_splits(sources: Iterable[Source], tune_fraction: float) -> dict[str, str]:
-    """Split of each case by its id.
+def assign_splits(sources: Iterable[Source], fractions: Mapping[str, float]) -> dict[str, str]:
+    """Split of each case, by the hash of whose it is: all cases of a patient go together, and stay when others come.
 
-    A published training case goes to `tune` when the hash of its id falls into the lowest `tune_fraction` of all
-    hashes, else to `fit`: this depends on nothing but the id, so that it stays when cases are added. When none falls
-    there and at least four training cases are present, the one with the smallest hash goes to `tune`.
+    A published training case goes to `tune` when its hash falls into the lowest `fractions["tune"]` of all hashes,
+    else to `fit`. A case that the data set does not divide goes to `validation`, `test` or `tune` when its hash falls
+    into their shares, one behind the other, else to `fit`. Where a split is left empty and there are patients enough
+    (four of the training cases for `tune`, six undivided ones for each), the patient of the smallest hash goes there.
 
     Args:
         sources: the cases, with their published group.
-        tune_fraction: expected part of the training cases in `tune`.
+        fractions: split -> expected part of the cases.
 
     Returns:
         id -> "fit", "tune", "validation" or "test".
     """
+    sources = list(sources)
     splits = {source.id: source.group for source in sources}
-    training = sorted((case_id for case_id, group in splits.items() if group == "train"), key=_position)
-    tune = [case_id for case_id in training if _position(case_id) < tune_fraction]
-    if not tune and len(training) >= MIN_TRAINING_CASES:
-        tune = training[:1]
-    return splits | dict.fromkeys(training, "fit") | dict.fromkeys(tune, "tune")
+    for group, wanted, enough in (("train", ("tune",), MIN_TRAINING_CASES), ("all", _ORDER, MIN_UNDIVIDED_CASES)):
+        members = [source for source in sources if source.group == group]
+        chosen = _divide({_owner(source) for source in members}, {n: fractions.get(n, 0.0) for n in wanted}, enough)
+        splits |= {source.id: chosen[_owner(source)] for source in members}
+    return splits
+
+
+def _owner(source: Source) -> str:
+    return source.patient or source.id
+
+
+def _divide(owners: Iterable[str], fractions: Mapping[str, float], enough: int) -> dict[str, str]:
+    ordered = sorted(owners, key=_position)
+    splits = dict.fromkeys(ordered, "fit")
+    end = 0.0
+    for name, part in fractions.items():
+        start, end = end, end + part
+        splits |= {owner: name for owner in ordered if start <= _position(owner) < end}
+    for name, part in fractions.items():
+        free = [owner for owner in ordered if splits[owner] == "fit"]
+        if part > 0 and len(ordered) >= enough and name not in splits.values() and free:
+            splits[free[0]] = name
+    return splits
 
 
 def _position(case_id: str) -> float:

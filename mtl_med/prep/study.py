@@ -26,7 +26,7 @@ LOCK_NAME = ".prep.lock"
 
 
 @contextlib.contextmanager
-def open_study(out: Path, source: Path, dataset: str) -> Iterator[list[Case]]:
+def open_study(out: Path, source: Path | None, dataset: str) -> Iterator[list[Case]]:
     """Make or enter the study folder `out`, keep other runs out, clear what a killed run left.
 
     Gives the cases that the study's manifest lists.
@@ -35,7 +35,7 @@ def open_study(out: Path, source: Path, dataset: str) -> Iterator[list[Case]]:
         UsageError: `out` lies in the raw data, holds another data set, or another run writes there.
         OutputError: `out` cannot be written.
     """
-    if out.is_relative_to(source):
+    if source is not None and out.is_relative_to(source):
         raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
     try:
         (out / "cases").mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,15 @@ from mtl_med.metrics.rows import Row, write_rows
 @pytest.mark.parametrize("data", [None, Path("provided-data")], ids=["phantoms", "patients"])
 def test_steps_are_commands_as_one_would_type_them(root: Path, monkeypatch: pytest.MonkeyPatch, data) -> None:
     monkeypatch.chdir(root)
-    steps = demo.Demo(Path("out"), data, minutes=2).steps()
+    own = demo.Demo(Path("out"), data, minutes=2)
+    steps = own.steps() + own.dicom_steps()
     for _, words in steps:
         if words[0] == "mtl-med":
             assert cli.build_parser(words[1]).parse_args(words[1:]).command == words[1]
         elif words[2] == "mtl_med.prep":
             args = cli.build_parser("prep").parse_args(["prep", *words[3:]])
-            assert args.source == (data or Path("out/phantoms"))
+            raw = data or Path("out/phantoms")
+            assert args.source == (Path("out/exports") if args.dataset == "dicom_rt" else raw)
         else:
             assert words[:4] == ["python", "-m", "monai.bundle", "run"]
             refuse_unknown_overrides(["monai/bundle/__main__.py", *words[3:]])

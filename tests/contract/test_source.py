@@ -24,6 +24,7 @@ ROOMS = [
         "provenance",
         "parallel",
         "manifest",
+        "contours",
         "io",
         "metrics",
         "prep",
@@ -45,7 +46,7 @@ ROOMS = [
         "comparison",
         "report",
     ),
-    *("info", "doctor", "demo", "cli", "__main__"),
+    *("export", "info", "doctor", "demo", "cli", "__main__"),
 ]
 # Modules that are commands: what they print is what the user asked for.
 COMMANDS = {
@@ -56,6 +57,7 @@ COMMANDS = {
     "evaluation.py",
     "baselines.py",
     "prep/command.py",
+    "export.py",
     "comparison/command.py",
 }
 CASE_ID = re.compile(r"\bpt_\d+|\bISIC_\d{4,}|\bHAM_\d{4,}")
@@ -207,7 +209,21 @@ def test_upward_imports_are_seen(source: str, found: list[str]) -> None:
     assert upward_imports(source, "mtl_med.loading.dataset") == found
 
 
-LATE = ("torch", "monai", "ignite", "pandas", "SimpleITK", "scipy", "nibabel", "matplotlib", "pydicom", "skimage")
+LATE = (
+    "torch",
+    "monai",
+    "ignite",
+    "pandas",
+    "SimpleITK",
+    "scipy",
+    "nibabel",
+    "matplotlib",
+    "pydicom",
+    "skimage",
+    "jinja2",
+    "PIL",
+    "distributed",
+)
 
 
 @pytest.mark.parametrize("module", ["mtl_med", "mtl_med.cli", "mtl_med.prep"])

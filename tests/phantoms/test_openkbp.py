@@ -90,7 +90,7 @@ def test_the_reader_gives_the_phantom_back(tmp_path):
 
     phantom = make_phantom((9, 8), all_contours=True)
     write_openkbp_patient(phantom, tmp_path / "train-pats" / "pt_8")
-    case = openkbp.read(openkbp.scan(tmp_path)[0], load_recipe("openkbp"))
+    case = openkbp.read(openkbp.scan(tmp_path, load_recipe("openkbp"))[0], load_recipe("openkbp"))
     np.testing.assert_allclose(case.grid.affine, phantom.grid.affine, atol=1e-9)
     assert np.array_equal(case.volumes["ct"], phantom.ct_hu)
     assert np.array_equal(case.volumes["mask_dose"] > 0, phantom.possible_dose_mask)

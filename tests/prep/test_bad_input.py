@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mtl_med.errors import CaseError, OutputError
-from mtl_med.prep.engine import prepare
+from mtl_med.prep.engine import How, prepare
 from mtl_med.prep.readers import openkbp
-from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.recipe import Recipe, load_recipe
 
 Change = Callable[[Path], object]
 
@@ -73,7 +73,7 @@ def test_each_fault_is_one_sentence(cohort, recipe: Recipe, fault: str) -> None:
     source = cohort(1)
     change, said = BAD[fault]
     change(source / "train-pats" / "pt_1")
-    (found,) = openkbp.scan(source)
+    (found,) = openkbp.scan(source, load_recipe("openkbp"))
     with pytest.raises(CaseError) as caught:
         openkbp.read(found, recipe)
     sentence = str(caught.value)
@@ -87,7 +87,7 @@ def test_the_other_patients_go_through(cohort, recipe: Recipe, tmp_path: Path, w
     faults = {"pt_1": "empty CT", "pt_3": "a link that leads nowhere", "pt_4": "NaN in the dose"}
     for name, fault in faults.items():
         BAD[fault][0](source / "train-pats" / name)
-    report = prepare(recipe, source, tmp_path / "study", workers=workers)
+    report = prepare(recipe, source, tmp_path / "study", How(workers=workers))
     assert report.converted == ["pt_2"]
     assert {name: BAD[fault][1] in report.failed[name] for name, fault in faults.items()} == dict.fromkeys(faults, True)
     assert [case.id for case in report.manifest] == ["pt_2"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+from mtl_med.io.rtdose_choice import ALLOWANCES
+from mtl_med.prep.command import DOSES
+
 LATE = ("torch", "monai", "numpy", "pandas", "nibabel", "SimpleITK", "scipy")
 
 
@@ -33,3 +36,7 @@ def test_both_ways_share_one_parser(run_python) -> None:
     alone = run_python("-m", "mtl_med.prep", "--help").stdout
     under = run_python("-m", "mtl_med", "prep", "--help").stdout
     assert alone.replace("python -m mtl_med.prep", "mtl-med prep").split() == under.split()
+
+
+def test_the_help_knows_every_kind_of_dose() -> None:
+    assert DOSES == ALLOWANCES

@@ -14,7 +14,7 @@ from mtl_med.errors import NothingFoundError
 from mtl_med.manifest import Case, Manifest
 from mtl_med.prep.engine import prepare
 from mtl_med.prep.readers.openkbp import raw_grid, scan
-from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.recipe import Recipe, load_recipe
 
 Dense = Callable[..., np.ndarray]
 FILES = {
@@ -167,7 +167,7 @@ def test_scan_takes_the_published_layout(cohort, below: str) -> None:
     source = cohort(train=11, validation=2, test=1)
     (source / "train-pats" / "README.txt").write_text("not a patient")
     (source / "train-pats" / "other").mkdir()
-    found = scan(source / below if below else source)
+    found = scan(source / below if below else source, load_recipe("openkbp"))
     train = [f"pt_{number}" for number in range(1, 12)]
     assert [item.id for item in found if item.group == "train"] == train
     assert len(found) == (11 if below else 14)
@@ -178,4 +178,4 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, name: str) -> N
     if name != "absent":
         (tmp_path / name).mkdir() if name != "file" else (tmp_path / name).touch()
     with pytest.raises(NothingFoundError, match="Give the folder 'provided-data'"):
-        scan(tmp_path / name)
+        scan(tmp_path / name, load_recipe("openkbp"))

@@ -48,7 +48,7 @@ ODD = {
 
 def fired(folder: Path, recipe: Recipe) -> set[str]:
     """Names of the rules that a patient breaks."""
-    (source,) = openkbp.scan(folder)
+    (source,) = openkbp.scan(folder, load_recipe("openkbp"))
     return {text.split(":")[0] for text in findings(measure(openkbp.read(source, recipe)), recipe.rules)}
 
 
@@ -116,7 +116,7 @@ def test_measures_are_those_of_the_raw_files(tmp_path: Path, new_patient, recipe
     target = [(i * 128 + j) * 128 + k for i in range(50, 62) for j in range(56, 72) for k in range(62, 78)]
     patient.extra_values["dose"] = dict.fromkeys(target[:200], 40.0)
     patient.write(tmp_path / "train-pats" / "pt_1")
-    (source,) = openkbp.scan(tmp_path)
+    (source,) = openkbp.scan(tmp_path, load_recipe("openkbp"))
     found = measure(openkbp.read(source, recipe))
     doses = np.concatenate([np.full(200, 40.0), np.full(len(target) - 200, 72.0)])
     assert found["PTV70.D95_gy"] == pytest.approx(np.percentile(doses, 5)) == pytest.approx(40.0)
@@ -143,7 +143,7 @@ def test_d2_is_that_of_the_highest_prescription_and_leaves_out_the_hottest_voxel
     patient.extra_values["dose"] = dict.fromkeys(target[:60] + outside, 79.0)
     patient.write(tmp_path / "train-pats" / "pt_1")
     assert fired(tmp_path, recipe) == set()
-    (source,) = openkbp.scan(tmp_path)
+    (source,) = openkbp.scan(tmp_path, load_recipe("openkbp"))
     found = measure(openkbp.read(source, recipe))
     assert found["targets.D2_gy"] == pytest.approx(71.5) and found["dose.max_gy"] == 79.0
 
@@ -213,4 +213,4 @@ def test_the_command_ends_with_the_number_of_cases_with_notes(cohort, tmp_path: 
     (source / "train-pats" / "pt_2" / "SpinalCord.csv").unlink()
     assert cli.main(["prep", "openkbp", "--source", str(source), "--out", str(study), "--workers", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"1 of 2 cases have notes: see {study.resolve() / 'quality.csv'}"
+    assert last == f"1 of 2 cases have notes: see {study.resolve() / 'quality.html'}"

@@ -19,7 +19,8 @@ import pytest
 from mtl_med.errors import OutputError, UsageError
 from mtl_med.files import sha256_file
 from mtl_med.manifest import Case, Manifest
-from mtl_med.prep.engine import Report, prepare
+from mtl_med.prep.convert import PREP_VERSION
+from mtl_med.prep.engine import How, Report, prepare
 from mtl_med.prep.recipe import Recipe
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -35,9 +36,10 @@ def replace_first_dose(patient: Path) -> None:
 def test_runs_and_workers_give_equal_bytes(cohort, recipe: Recipe, tmp_path: Path, tree: Tree) -> None:
     source = cohort(train=2, validation=1)
     for name, workers in [("one", 1), ("again", 1), ("two", 2)]:
-        prepare(recipe, source, tmp_path / name, workers=workers)
+        prepare(recipe, source, tmp_path / name, How(workers=workers))
     one = tree(tmp_path / "one")
-    assert len(one) == 3 * (3 + 3 + 2) + 3  # volumes, structures, case and quality; manifest, table, lock
+    # Volumes, structures, case, quality and picture of each; manifest, table, page, lock.
+    assert len(one) == 3 * (3 + 3 + 3) + 4
     assert tree(tmp_path / "again") == one
     assert tree(tmp_path / "two") == one
 
@@ -51,7 +53,7 @@ def test_manifest_splits_and_run_record(cohort, recipe: Recipe, tmp_path: Path) 
     for case in manifest:
         assert all(sha256_file(case.path(key)) == item["sha256"] for key, item in case.files.items())
     run = json.loads((tmp_path / "study" / "run.json").read_text())
-    assert (run["stage"], run["prep_version"]) == ("prep", "1")
+    assert (run["stage"], run["prep_version"]) == ("prep", PREP_VERSION)
     assert run["hashes"] == {"recipe": recipe.digest, "fingerprint": manifest.fingerprint}
     assert len(run["converted"]) == 6 and run["failed"] == {} and run["seconds"] > 0
 
@@ -65,7 +67,7 @@ def test_a_second_run_skips_what_is_finished(cohort, recipe: Recipe, tmp_path: P
     assert outcome(prepare(recipe, source, study)) == (["pt_1", "pt_2"], [], [])
     before = tree(study)
     assert outcome(prepare(recipe, source, study)) == ([], ["pt_1", "pt_2"], [])
-    assert outcome(prepare(recipe, source, study, overwrite=True)) == (["pt_1", "pt_2"], [], [])
+    assert outcome(prepare(recipe, source, study, How(overwrite=True))) == (["pt_1", "pt_2"], [], [])
     assert tree(study) == before
 
 

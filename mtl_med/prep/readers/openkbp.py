@@ -27,7 +27,7 @@ CT_STORED_MAX = 4095  # 12 bits; a few patients hold larger values in metal
 REQUIRED = ("ct.csv", "dose.csv", "possible_dose_mask.csv", "voxel_dimensions.csv")
 
 
-def scan(folder: Path) -> list[Source]:
+def scan(folder: Path, recipe: Recipe) -> list[Source]:
     """Patients below a published folder, or below a single one of its three groups.
 
     Raises:

@@ -1,0 +1,279 @@
+"""A study made by many machines: which cases each takes, what it leaves behind, and how all of it becomes one study.
+
+A shard is told by nothing but its number, so that machines need not talk to each other. Each of them scans the whole
+source and assigns the splits of all cases before it takes its own, so that all shards together give what one run gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from mtl_med.errors import OutputError, UsageError
+from mtl_med.files import read_json, sha256_bytes, within
+from mtl_med.manifest import Case
+from mtl_med.prep.convert import PREP_VERSION
+from mtl_med.prep.raw import Source
+from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX
+from mtl_med.provenance import write_record
+
+__all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "write_shard"]
+
+AnySource = TypeVar("AnySource", bound=Source)
+_RECORD = re.compile(r"run-(\d+)of(\d+)\.json")
+_RANDOM_PART = 9  # a staging folder's name ends in `-` and the eight letters of tempfile
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of the cases.
+
+    Args:
+        index: 1 to `count`.
+        count: number of parts.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Shard from `k/n`.
+
+        Raises:
+            UsageError: the text does not say which part of how many.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+        shard = cls(int(match[1]), int(match[2])) if match else None
+        if shard is None or not 1 <= shard.index <= shard.count:
+            raise UsageError(f"'{text}' is no shard", fix="Write k/n with k from 1 to n, such as --shard 2/8")
+        return shard
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def holds(self, case_id: str) -> bool:
+        """Whether a case belongs to this shard: by the end of its id's SHA-256, whose beginning chooses the split."""
+        return int.from_bytes(hashlib.sha256(case_id.encode()).digest()[-8:], "big") % self.count == self.index - 1
+
+    def select(self, sources: Iterable[AnySource]) -> list[AnySource]:
+        """The sources of this shard, in their order."""
+        return [source for source in sources if self.holds(source.id)]
+
+    @property
+    def _record(self) -> str:
+        return f"run-{self.index}of{self.count}.json"
+
+    @property
+    def _lock(self) -> str:
+        return f"{LOCK_NAME}-{self.index}of{self.count}"
+
+
+@dataclass(frozen=True)
+class ShardCase:
+    """What became of one case in a shard.
+
+    Args:
+        group: "train", "validation" or "test", as published.
+        split: the split it was assigned.
+        source_hash: hash by which the finished case is recognised; empty when it failed.
+        failure: why it failed, one sentence; empty when it is finished.
+        converted: whether it was converted now and not found finished.
+    """
+
+    group: str
+    split: str
+    source_hash: str = ""
+    failure: str = ""
+    converted: bool = False
+
+
+@contextlib.contextmanager
+def open_shard(out: Path, source: Path, shard: Shard) -> Iterator[None]:
+    """Make or enter the study folder `out` for one shard, and clear what a killed run of this shard left.
+
+    Other shards may write there at the same time; the same shard, a whole run and a merge may not.
+
+    Raises:
+        UsageError: `out` lies in the raw data, or another run writes there.
+        OutputError: `out` cannot be written.
+    """
+    if out.is_relative_to(source):
+        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
+    with contextlib.ExitStack() as stack:
+        try:
+            (out / "cases").mkdir(parents=True, exist_ok=True)
+            common, own = (stack.enter_context((out / name).open("a+b")) for name in (LOCK_NAME, shard._lock))
+            _lock(common, out, shared=True)
+            _lock(own, out, shared=False)
+            (out / shard._record).unlink(missing_ok=True)
+            _clear(out, shard)
+        except OSError as error:
+            fix = "Choose another --out"
+            raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix=fix) from error
+        yield
+
+
+def _lock(lock: BinaryIO, out: Path, *, shared: bool) -> None:
+    """Hold the file, with others or alone, until it is closed or the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks here: two runs at once are then the user's to avoid
+        return
+    try:
+        fcntl.lockf(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UsageError("another run is writing this study", where=out, fix="Wait for it to end") from error
+        # Otherwise a file system without locks.
+
+
+def _clear(out: Path, shard: Shard) -> None:
+    """Remove temporary files of this shard's cases; those of other shards may be in use."""
+    for path in (out / "cases").glob(f"{STAGING_PREFIX}*"):
+        if shard.holds(path.name.removeprefix(STAGING_PREFIX)[:-_RANDOM_PART]):
+            shutil.rmtree(path)
+    for path in (out / "cases").glob(f"*/{STAGING_PREFIX}*"):
+        if shard.holds(path.parent.name):
+            path.unlink()
+
+
+def plan_digest(recipe_digest: str, sources: Iterable[Source], splits: Mapping[str, str]) -> str:
+    """Hash over what all shards have to agree on: recipe, version, and every case of the source with its split."""
+    rows = sorted(f"{source.id}\t{source.group}\t{splits[source.id]}" for source in sources)
+    return sha256_bytes("\n".join([recipe_digest, PREP_VERSION, *rows]).encode())
+
+
+def write_shard(
+    out: Path, shard: Shard, dataset: str, plan: str, cases: Mapping[str, ShardCase], fields: dict[str, Any]
+) -> None:
+    """Write the record of a finished shard, `run-<k>of<n>.json`, which a merge reads.
+
+    Args:
+        out: the study folder.
+        shard: the shard.
+        dataset: name of the data set.
+        plan: `plan_digest` of all sources.
+        cases: id -> what became of each case of this shard.
+        fields: what else a run has to tell.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    told = {
+        "dataset": dataset,
+        "shard": str(shard),
+        "plan": plan,
+        "cases": {case_id: asdict(case) for case_id, case in sorted(cases.items())},
+    }
+    write_record(out / shard._record, "prep", told | fields, packages=("numpy", "nibabel"))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All shards together.
+
+    Args:
+        cases: the finished cases, sorted by id.
+        outcomes: id -> what became of each case, sorted by id.
+        shards: number of shards.
+    """
+
+    cases: tuple[Case, ...]
+    outcomes: dict[str, ShardCase]
+    shards: int
+
+    @property
+    def converted(self) -> list[str]:
+        """Ids that the last runs of the shards converted."""
+        return [case_id for case_id, case in self.outcomes.items() if case.converted]
+
+    @property
+    def skipped(self) -> list[str]:
+        """Ids that the last runs of the shards found finished."""
+        return [case_id for case_id, case in self.outcomes.items() if not (case.converted or case.failure)]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Id -> why it failed."""
+        return {case_id: case.failure for case_id, case in self.outcomes.items() if case.failure}
+
+    def sources(self, out: Path) -> list[Source]:
+        """The sources that the shards saw, without their files."""
+        return [Source(case_id, case.group, out, ()) for case_id, case in self.outcomes.items()]
+
+
+def merge(out: Path, dataset: str) -> Merged:
+    """Read what all shards of a study folder left; the caller holds the study's lock.
+
+    Raises:
+        UsageError: a shard is missing, the shards do not belong together, or a case is not as its shard left it.
+    """
+    records = _records(out, dataset)
+    outcomes: dict[str, ShardCase] = {}
+    cases = []
+    for shard, fields in records.items():
+        outcomes |= fields["cases"]
+        cases += [_case(out, name, item, shard) for name, item in fields["cases"].items() if not item.failure]
+    for lock in out.glob(f"{LOCK_NAME}-*of*"):
+        lock.unlink(missing_ok=True)
+    ordered = tuple(sorted(cases, key=lambda case: case.id))
+    return Merged(ordered, dict(sorted(outcomes.items())), shards=len(records))
+
+
+def _records(out: Path, dataset: str) -> dict[Shard, dict[str, Any]]:
+    """The record of every shard, checked to belong together."""
+    matches = [match for path in out.glob("run-*of*.json") if (match := _RECORD.fullmatch(path.name))]
+    shards = sorted((Shard(int(match[1]), int(match[2])) for match in matches), key=lambda shard: shard.index)
+    counts = sorted({shard.count for shard in shards})
+    if len(counts) != 1:
+        found = " and of ".join(map(str, counts))
+        fix = "Remove the run-*of*.json of those that no longer hold" if found else "Run every shard first: --shard k/n"
+        raise UsageError(f"holds shards of {found}" if found else "holds no shards", where=out, fix=fix)
+    missing = [str(shard) for index in range(counts[0]) if (shard := Shard(index + 1, counts[0])) not in shards]
+    if missing:
+        told = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise UsageError(
+            f"{len(missing)} of {counts[0]} shards are not finished: {told}", where=out, fix="Run them, then merge"
+        )
+    records = {shard: _record(out / shard._record) for shard in shards}
+    for shard, fields in records.items():
+        if fields["dataset"] != dataset:
+            raise UsageError(f"shard {shard} is of '{fields['dataset']}', not of '{dataset}'", where=out)
+        if fields["plan"] != records[shards[0]]["plan"]:
+            raise UsageError(
+                f"shards {shards[0]} and {shard} saw different sources, options or versions",
+                where=out,
+                fix="Run the older one again: same source, same options, same mtl_med",
+            )
+    return records
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """The fields of a record that a merge needs, with a ShardCase for each case."""
+    fields = read_json(path)
+    try:
+        cases = {case_id: ShardCase(**item) for case_id, item in fields["cases"].items()}
+        return {"dataset": str(fields["dataset"]), "plan": str(fields["plan"]), "cases": cases}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError("is no record of a shard", where=path, fix="Run that shard again") from error
+
+
+def _case(out: Path, case_id: str, outcome: ShardCase, shard: Shard) -> Case:
+    folder = within(out / "cases", case_id)
+    try:
+        case = Case.read(folder)
+    except UsageError:
+        case = None
+    if case is None or (case.source_hash, case.split) != (outcome.source_hash, outcome.split):
+        raise UsageError(
+            "is not as its shard left it: removed or changed since", where=folder, fix=f"Run --shard {shard} again"
+        )
+    return case
