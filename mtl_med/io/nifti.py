@@ -162,8 +162,12 @@ def encode_nifti(array: NDArray, grid: Grid, *, compressed: bool = True, where: 
     array = array.view(np.uint8) if array.dtype == bool else array
     if array.dtype.name not in _DTYPES:
         raise OutputError(f"cannot write {array.dtype} voxels", where=where, fix=f"Convert to {', '.join(_DTYPES)}")
-    data = _header(array.dtype, grid, where) + _first_axis_fastest(array).tobytes()
-    return gzip.compress(data, _GZIP_LEVEL, mtime=0) if compressed else data
+    header, voxels = _header(array.dtype, grid, where), _first_axis_fastest(array)
+    if not compressed:
+        return header + voxels.tobytes()
+    # In one go and without a copy of the volume; zlib's own gzip header holds neither name nor time.
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return b"".join([packer.compress(header), packer.compress(memoryview(voxels).cast("B")), packer.flush()])
 
 
 def _first_axis_fastest(array: NDArray, slab: int = 8) -> NDArray:

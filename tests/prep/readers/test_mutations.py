@@ -16,7 +16,7 @@ from mtl_med.prep.readers.dicom_rt import read, scan
 from mtl_med.prep.recipe import Recipe
 
 MadeStudy = Callable[..., "object"]
-SEEDS = 96
+SEEDS = 200
 AT_ONCE = 8
 
 
