@@ -167,7 +167,7 @@ def encode_nifti(array: NDArray, grid: Grid, *, compressed: bool = True, where: 
         return header + voxels.tobytes()
     # In one go and without a copy of the volume; zlib's own gzip header holds neither name nor time.
     packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    return b"".join([packer.compress(header), packer.compress(memoryview(voxels).cast("B")), packer.flush()])
+    return b"".join([packer.compress(header), packer.compress(voxels.data.cast("B")), packer.flush()])
 
 
 def _first_axis_fastest(array: NDArray, slab: int = 8) -> NDArray:

@@ -170,8 +170,6 @@ class MaskStage(nn.Module):
     ) -> None:
         super().__init__()
         self.share_refine, self.checkpoint_masks = share_refine, checkpoint_masks
-        # Norm, sigmoid and product cost next to nothing again on maps of slices, and 5 % of a step on volumes.
-        self.checkpoint_gates = encoder.spatial_dims == 2
         channels = encoder.channels[stage]
         in_channels = channels if stage == 0 else 2 * channels
         self.mask = nn.ModuleDict()
@@ -238,7 +236,7 @@ class MaskStage(nn.Module):
         return streams
 
     def forward(self, stage: Stage, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        if (self.checkpoint_masks or self.checkpoint_gates) and self.training and not torch.jit.is_scripting():
+        if self.checkpoint_masks and self.training and not torch.jit.is_scripting():
             gated = self.gated_again(stage.shared, stage.deep, streams)
         else:
             gated = self.gate(stage.deep, self.masks(self.logits(stage.shared, streams)))
@@ -246,16 +244,14 @@ class MaskStage(nn.Module):
 
     @torch.jit.unused
     def gated_again(self, shared: Tensor, deep: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gating that the backward pass computes a second time, with the masks or from their logits."""
-        given = streams if self.checkpoint_masks else self.logits(shared, streams)
-        names = list(given)
+        """Masks and gating that the backward pass computes a second time instead of keeping what is between."""
+        names = list(streams)
 
         def gated(shared: Tensor, deep: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-            maps = dict(zip(names, values, strict=True))
-            logits = self.logits(shared, maps) if self.checkpoint_masks else maps
-            return tuple(self.gate(deep, self.masks(logits)).values())
+            given = dict(zip(names, values, strict=True))
+            return tuple(self.gate(deep, self.masks(self.logits(shared, given))).values())
 
-        made = recomputed(gated, shared, deep, *given.values(), module=self.mask)
+        made = recomputed(gated, shared, deep, *streams.values(), module=self.mask)
         return dict(zip(self.mask, made, strict=True))
 
 
