@@ -18,11 +18,12 @@ from mtl_med.errors import (
     EXIT_SOME_FAILED,
     CaseError,
     NothingFoundError,
+    UsageError,
 )
 from mtl_med.files import read_json, sha256_file
 from mtl_med.io import results
 from mtl_med.manifest import Case, Manifest
-from mtl_med.metrics.rows import Row, write_rows
+from mtl_med.metrics.rows import COLUMNS, Row, write_rows
 from mtl_med.metrics.summary import aggregate_rows, overall, summary
 from mtl_med.parallel import map_cases
 from mtl_med.prep.recipe import load_recipe, recipe_names
@@ -111,6 +112,8 @@ def evaluate(
         NothingFoundError: no prediction belongs to a case of the study.
     """
     manifest = Manifest.read(study)
+    if Path(predictions).resolve().is_relative_to((manifest.root / "cases").resolve()):
+        raise UsageError("is the study's own truth", where=predictions, fix="Give the folder of the predictions")
     listed = manifest.split(split) if split else manifest.cases
     folders = results.prediction_folders(predictions)
     if cases is not None:
@@ -177,6 +180,20 @@ def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wa
     return Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
 
 
+def _require_table(path: Path) -> None:
+    """Refuse to write over a file that is no table of scores.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        head = stream.readline().decode("utf-8", "replace").strip()
+    if head and head != ",".join(COLUMNS):
+        raise UsageError("exists and is no table of scores", where=path, fix="Choose another --out")
+
+
 def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str, object], seconds: float) -> Path:
     """Write the rows, below them the scores over all cases (rows without a case), and a record of the run beside it.
 
@@ -193,6 +210,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         The record's path.
     """
     out = Path(out)
+    _require_table(out)
     write_rows(out, [*result.rows, *aggregate_rows(result.rows)])
     record = out.with_name(f"{out.stem}.run.json")
     fields = {

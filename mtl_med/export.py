@@ -122,6 +122,8 @@ def export(
         require_same_ct(prediction / CT_FILE, ct)
     plan_uid = _plan_uid(Path(plan), ct) if plan else ""
     folder = Path(out) if out else prediction / "dicom"
+    if folder.resolve().is_relative_to(Path(reference).resolve()):
+        raise UsageError("lies among the originals of the reference", where=folder, fix="Choose another --out")
     return _write(folder, wanted, structures, dose, ct, plan_uid, seed, when or datetime.now())
 
 

@@ -92,6 +92,8 @@ def write_prediction(
     """
     within(folder, case_id)
     target = Path(folder) / case_id
+    if (target / "case.json").exists() or (Path(folder) / "manifest.json").exists():
+        raise UsageError("is part of a study, whose truth it would replace", where=target, fix="Choose another folder")
     written: list[Path] = []
     if ct is not None:
         written.append(_write_ct(target / CT_FILE, ct, grid))

@@ -137,6 +137,8 @@ def convert(job: Job, recipe: Recipe, cases_dir: Path, digest: str) -> Case:
 
 def _put(staging: Path, final: Path) -> None:
     """Give the finished folder its name; an older one goes aside first, and with the staging folder."""
+    if final.exists() and not (final / "case.json").is_file():
+        raise UsageError("is in the way, and no case of a study", where=final, fix="Move it, or choose another --out")
     if final.exists():
         final.rename(staging / "old")
     (staging / "case").rename(final)

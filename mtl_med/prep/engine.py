@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED
-from mtl_med.files import write_text
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from mtl_med.files import read_json, write_text
 from mtl_med.manifest import Case, Manifest
 from mtl_med.parallel import Outcome, map_cases
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
@@ -117,6 +117,7 @@ def prepare(recipe: Recipe, source: str | Path, out: str | Path, how: How = _DEF
     source, out = Path(source).resolve(), Path(out).resolve()
     sources = find_sources(recipe, source, how.limit)
     with open_study(out, source, recipe.dataset) as earlier:
+        _require_same_identities(recipe, out)
         report, cases = _convert_all(sources, recipe, out, how)
         others = kept_cases(earlier, sources)
         report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others])
@@ -221,10 +222,26 @@ def _outcomes(jobs: Sequence[Job], recipe: Recipe, out: Path, how: How) -> Itera
     return map_cases_on_cluster(work, jobs, scheduler=how.scheduler, label="prepare")
 
 
+def _require_same_identities(recipe: Recipe, out: Path) -> None:
+    """Refuse to put cases with and without names into one study.
+
+    Raises:
+        UsageError: it would.
+    """
+    record = out / "run.json"
+    if not record.is_file():
+        return
+    earlier, now = bool(read_json(record).get("deidentified")), recipe.options.key is not None
+    if earlier != now:
+        told = "with" if earlier else "without"
+        raise UsageError(f"holds a study that was made {told} --deidentify", where=out, fix="Choose another --out")
+
+
 def _told(recipe: Recipe, source: Path, how: How, started: float) -> dict[str, Any]:
     """What a record says of the run; in one that de-identifies neither the path nor the command, which may name."""
     hidden = recipe.options.key is not None
     fields = {"source": "" if hidden else str(source), "workers": how.workers, "started": _clock(started)}
+    fields["deidentified"] = hidden
     return fields | ({"command": []} if hidden else {})
 
 

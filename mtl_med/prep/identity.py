@@ -95,6 +95,8 @@ class Pseudonyms:
         Raises:
             UsageError: it is missing, no key, or others may read it.
         """
+        if path.exists() and not path.is_file():
+            raise UsageError("is no key", where=path, fix="Give the file that an earlier run made")
         try:
             mode = path.stat().st_mode
             lines = path.read_text(encoding="ascii").split("\n")

@@ -21,7 +21,7 @@ from mtl_med.files import read_json, sha256_bytes, within
 from mtl_med.manifest import Case
 from mtl_med.prep.convert import PREP_VERSION
 from mtl_med.prep.raw import Source
-from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX
+from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, keep_apart
 from mtl_med.provenance import write_record
 
 __all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "write_shard"]
@@ -105,8 +105,7 @@ def open_shard(out: Path, source: Path, shard: Shard) -> Iterator[None]:
         UsageError: `out` lies in the raw data, or another run writes there.
         OutputError: `out` cannot be written.
     """
-    if out.is_relative_to(source):
-        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
+    keep_apart(out, source)
     with contextlib.ExitStack() as stack:
         try:
             (out / "cases").mkdir(parents=True, exist_ok=True)

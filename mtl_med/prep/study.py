@@ -17,7 +17,7 @@ from mtl_med.manifest import Case
 from mtl_med.prep.raw import Source
 from mtl_med.prep.splits import SPLITS_OF_GROUP
 
-__all__ = ["STAGING_PREFIX", "kept_cases", "open_study"]
+__all__ = ["STAGING_PREFIX", "keep_apart", "kept_cases", "open_study"]
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,7 @@ def open_study(out: Path, source: Path | None, dataset: str) -> Iterator[list[Ca
         UsageError: `out` lies in the raw data, holds another data set, or another run writes there.
         OutputError: `out` cannot be written.
     """
-    if source is not None and out.is_relative_to(source):
-        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
+    keep_apart(out, source)
     try:
         (out / "cases").mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK_NAME).open("ab")
@@ -46,6 +45,19 @@ def open_study(out: Path, source: Path | None, dataset: str) -> Iterator[list[Ca
         _lock(lock, out)
         _clear(out)
         yield _earlier_cases(out, dataset)
+
+
+def keep_apart(out: Path, source: Path | None) -> None:
+    """Refuse a study whose cases would lie among the raw data, or the other way round, also through links.
+
+    Raises:
+        UsageError: they would.
+    """
+    if source is None:
+        return
+    study, cases, raw = out.resolve(), (out / "cases").resolve(), source.resolve()
+    if study.is_relative_to(raw) or cases.is_relative_to(raw) or raw.is_relative_to(cases):
+        raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
 
 
 def _lock(lock: BinaryIO, out: Path) -> None:

@@ -315,3 +315,9 @@ def test_grid_of_a_case_is_said_in_the_manifest(prep: Prep, clinic, tmp_path: Pa
     (case,) = Manifest.read(tmp_path / "study")
     assert isinstance(case.grid, Grid) and case.grid.axis_codes == "RAS"
     assert case.path("ct").is_file() and "dose" in case.tasks and "oar" in case.tasks
+
+
+def test_names_and_pseudonyms_do_not_mix(prep: Prep, clinic, tmp_path: Path, capsys) -> None:
+    assert prep(clinic[0] / "monaco") == 0
+    assert prep(clinic[0] / "monaco", "--deidentify") == 2
+    assert "made without --deidentify" in capsys.readouterr().err

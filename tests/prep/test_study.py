@@ -264,3 +264,28 @@ def test_a_second_run_at_the_same_time_is_refused(start, recipe: Recipe, tmp_pat
         prepare(recipe, tmp_path / "provided-data", tmp_path / "study")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["in the cases", "through a link"])
+def test_raw_data_in_the_way_of_the_cases_are_left_alone(cohort, recipe: Recipe, tmp_path: Path, link: bool) -> None:
+    source, study = cohort(1), tmp_path / "study"
+    if link:
+        study.mkdir()
+        (study / "cases").symlink_to(source / "train-pats")
+        raw = source
+    else:
+        shutil.copytree(source / "train-pats", study / "cases" / "train-pats")
+        raw = study / "cases" / "train-pats"
+    before = sorted(path.name for path in raw.rglob("*.csv"))
+    with pytest.raises(UsageError, match="inside the raw data"):
+        prepare(recipe, raw, study)
+    assert sorted(path.name for path in raw.rglob("*.csv")) == before
+
+
+def test_a_folder_that_is_no_case_is_not_replaced(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    notes = tmp_path / "study" / "cases" / "pt_1" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    report = prepare(recipe, cohort(2), tmp_path / "study")
+    assert report.converted == ["pt_2"] and "no case of a study" in report.failed["pt_1"]
+    assert notes.read_text() == "mine"
