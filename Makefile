@@ -9,6 +9,7 @@ MINUTES ?=
 DEMO_OUT ?= $(if $(DATA),demo-real,demo)
 REQUIRE_JUDGES ?= 0
 PYTEST_ARGS ?=
+DEBIAN_JUDGES := plastimatch orthanc orthanc-dicomweb chromium
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test judges bench lint format clean
@@ -27,9 +28,11 @@ test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing 
 
 judges: $(STAMP)  ## other implementations that some tests compare with, where pip alone would ask for too much
 	$(BIN)/python -m pip install --no-deps LibMTL==1.1.5
-	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
-	  && apt-get install -y -qq plastimatch orthanc orthanc-dicomweb chromium \
-	  || echo "Install by hand: sudo apt-get install plastimatch orthanc orthanc-dicomweb chromium"
+	@if command -v apt-get >/dev/null; then \
+	  sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); export DEBIAN_FRONTEND=noninteractive; \
+	  { $$sudo apt-get install -y -qq $(DEBIAN_JUDGES) \
+	    || { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq $(DEBIAN_JUDGES); }; } >/dev/null; \
+	fi || echo "Install by hand: sudo apt-get install $(DEBIAN_JUDGES)"
 
 bench: $(STAMP)  ## step times and memory, loader, preparation: ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
