@@ -77,6 +77,16 @@ def openkbp_source(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def dicom_rt_data(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `eclipse_prostate/` (a real RTSTRUCT and RTDOSE) and `one_defect_files/`. Read only."""
+    folder = tmp_path_factory.mktemp("dicom_rt")
+    for name in ("eclipse_prostate", "one_defect_files"):
+        with tarfile.open(shared_dir / "data" / "dicom_rt" / f"{name}.tar.xz") as packed:
+            packed.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def require_judge() -> Callable[[str], str]:
     """`require_judge("plastimatch")` gives the path of a program or the origin of a module, or skips the test."""
 

@@ -7,21 +7,20 @@ source and assigns the splits of all cases before it takes its own, so that all 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from mtl_med.errors import OutputError, UsageError
 from mtl_med.files import read_json, sha256_bytes, within
 from mtl_med.manifest import Case
 from mtl_med.prep.convert import PREP_VERSION
 from mtl_med.prep.raw import Source
-from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, keep_apart
+from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, hold, keep_apart
 from mtl_med.provenance import write_record
 
 __all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "write_shard"]
@@ -110,28 +109,14 @@ def open_shard(out: Path, source: Path, shard: Shard) -> Iterator[None]:
         try:
             (out / "cases").mkdir(parents=True, exist_ok=True)
             common, own = (stack.enter_context((out / name).open("a+b")) for name in (LOCK_NAME, shard._lock))
-            _lock(common, out, shared=True)
-            _lock(own, out, shared=False)
+            hold(common, out, shared=True)
+            hold(own, out)
             (out / shard._record).unlink(missing_ok=True)
             _clear(out, shard)
         except OSError as error:
             fix = "Choose another --out"
             raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix=fix) from error
         yield
-
-
-def _lock(lock: BinaryIO, out: Path, *, shared: bool) -> None:
-    """Hold the file, with others or alone, until it is closed or the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks here: two runs at once are then the user's to avoid
-        return
-    try:
-        fcntl.lockf(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UsageError("another run is writing this study", where=out, fix="Wait for it to end") from error
-        # Otherwise a file system without locks.
 
 
 def _clear(out: Path, shard: Shard) -> None:

@@ -17,7 +17,7 @@ from mtl_med.manifest import Case
 from mtl_med.prep.raw import Source
 from mtl_med.prep.splits import SPLITS_OF_GROUP
 
-__all__ = ["STAGING_PREFIX", "keep_apart", "kept_cases", "open_study"]
+__all__ = ["STAGING_PREFIX", "hold", "keep_apart", "kept_cases", "open_study"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def open_study(out: Path, source: Path | None, dataset: str) -> Iterator[list[Ca
     except OSError as error:
         raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix="Choose another --out") from error
     with lock:
-        _lock(lock, out)
+        hold(lock, out)
         _clear(out)
         yield _earlier_cases(out, dataset)
 
@@ -60,14 +60,18 @@ def keep_apart(out: Path, source: Path | None) -> None:
         raise UsageError("the study would lie inside the raw data", where=out, fix="Choose another --out")
 
 
-def _lock(lock: BinaryIO, out: Path) -> None:
-    """Hold the file until it is closed or the process ends, however it ends."""
+def hold(lock: BinaryIO, out: Path, *, shared: bool = False) -> None:
+    """Hold the file, alone or with others, until it is closed or the process ends, however it ends.
+
+    Raises:
+        UsageError: another run holds it.
+    """
     try:
         import fcntl
     except ImportError:  # no such locks here: two runs at once are then the user's to avoid
         return
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             return  # a file system without locks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
-
-
-@pytest.fixture(scope="session")
-def dicom_rt_data(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `eclipse_prostate/` (a real RTSTRUCT and RTDOSE) and `one_defect_files/`. Read only."""
-    folder = tmp_path_factory.mktemp("dicom_rt")
-    for name in ("eclipse_prostate", "one_defect_files"):
-        with tarfile.open(shared_dir / "data" / "dicom_rt" / f"{name}.tar.xz") as packed:
-            packed.extractall(folder, filter="data")
-    return folder
 
 
 class CtMaker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -300,16 +299,6 @@ def key(tmp_path: Path) -> Path:
     path = tmp_path / "keys" / "study.key"
     Pseudonyms.read_or_make(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def dicom_rt_data(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `eclipse_prostate/` (a real RTSTRUCT and RTDOSE) and `one_defect_files/`. Read only."""
-    folder = tmp_path_factory.mktemp("dicom_rt")
-    for name in ("eclipse_prostate", "one_defect_files"):
-        with tarfile.open(shared_dir / "data" / "dicom_rt" / f"{name}.tar.xz") as packed:
-            packed.extractall(folder, filter="data")
-    return folder
 
 
 @pytest.fixture(scope="session")
