@@ -39,6 +39,19 @@ class Dvh:
     mean_gy: float
     max_gy: float
 
+    def dose_at_volume(self, percent: float) -> float:
+        """D_x: the dose that `percent` of the volume receive at least, linear within a bin, Gy.
+
+        Args:
+            percent: x, of the structure's volume, more than 0 and up to 100.
+        """
+        reached = int(np.flatnonzero(self.share >= percent / 100.0 - 1e-12)[-1])
+        if reached + 1 == len(self.share):
+            return float(self.dose_gy[reached])
+        part = (self.share[reached] - percent / 100.0) / (self.share[reached] - self.share[reached + 1])
+        step = self.dose_gy[reached + 1] - self.dose_gy[reached]
+        return float(self.dose_gy[reached] + min(max(part, 0.0), 1.0) * step)
+
 
 def read_dvhs(path: str | Path) -> tuple[dict[int, Dvh], tuple[str, ...]]:
     """Histograms of an RTDOSE by ROI Number, and sentences on those that cannot be used.

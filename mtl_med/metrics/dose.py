@@ -26,6 +26,7 @@ __all__ = [
     "dvh_score",
     "mae_in_mask",
     "mae_whole_grid",
+    "volume_at_dose",
 ]
 
 CONVENTIONS = ("linear", "cumulative")
@@ -112,6 +113,20 @@ def dose_at_hottest_cc(
         return float(np.percentile(doses, max(0.0, 100.0 - max(1, round(wanted)) / doses.size * 100.0)))
     # At least the volume: a part of a voxel counts as a whole one (1e-9 absorbs the division's rounding).
     return _hottest(doses, max(1, math.ceil(wanted - 1e-9)))
+
+
+def volume_at_dose(doses_gy: NDArray, threshold_gy: float) -> float:
+    """V_x: the share of a structure's voxels that receive at least a dose.
+
+    Args:
+        doses_gy: doses of the structure's voxels, any shape.
+        threshold_gy: x, Gy.
+
+    Returns:
+        Percent; NaN for no voxels.
+    """
+    doses = np.asarray(doses_gy)
+    return _ratio(100.0 * int(np.count_nonzero(doses >= threshold_gy)), doses.size)
 
 
 def dvh_metrics(
