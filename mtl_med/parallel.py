@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +19,23 @@ from typing import Generic, TypeVar
 
 from mtl_med.errors import MtlMedError, OutputError
 
-__all__ = ["Outcome", "map_cases"]
+__all__ = ["Outcome", "at_least_one", "in_threads", "map_cases"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
+_threads = 1  # that this process may use: its share of the workers while cases are worked on, afterwards all of them
+
+
+def at_least_one(text: str) -> int:
+    """A number of workers or cases, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -46,32 +59,52 @@ def map_cases(
     Args:
         function: called with one item; for several workers it has to be importable by name.
         items: what to work on.
-        workers: number of processes; 1 works in this one.
+        workers: number of processes, at most one per item; 1 works in this one. What they are more than the items,
+            `function` may use as threads (`in_threads`).
         label: name of the progress bar, which shows only on a terminal.
 
     Raises:
         OutputError: the output cannot be written, which no other case could either.
         MtlMedError: a worker process was killed.
     """
+    global _threads
     from tqdm import tqdm
 
     guarded = partial(_guarded, function)
     bar = partial(tqdm, total=len(items), desc=label, disable=not sys.stderr.isatty(), leave=False)
-    workers = min(workers, len(items))
-    if workers <= 1:
-        yield from bar(map(guarded, items))
-        return
-    # Spawned and not forked: the caller may hold threads of torch or ITK, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_depend_on_the_parent)
+    asked, workers = workers, min(workers, len(items))
+    threads = asked // max(1, workers)
     try:
-        yield from bar(pool.map(guarded, items))
-    except BrokenProcessPool as error:
-        raise MtlMedError(
-            "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
-        ) from error
+        if workers <= 1:
+            _threads = threads
+            yield from bar(map(guarded, items))
+            return
+        # Spawned and not forked: the caller may hold threads of torch or ITK, which do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,))
+        try:
+            yield from bar(pool.map(guarded, items))
+        except BrokenProcessPool as error:
+            raise MtlMedError(
+                "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        _threads = asked
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Results in the order of the items, in threads where `map_cases` left workers to spare for that, else one by one.
+
+    A run over many cases has a process per worker, and its cases would gain nothing from threads; a run over a single
+    case would leave all workers but one idle, as would what follows on the cases. Threads help what leaves Python's
+    lock: packing, hashing, pictures.
+    """
+    if _threads == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_threads) as pool:
+        return list(pool.map(function, items))
 
 
 def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
@@ -86,8 +119,10 @@ def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
         return Outcome(None, f"unexpected {type(error).__name__}: {error}")
 
 
-def _depend_on_the_parent() -> None:
-    """Leave interrupts to the parent, and end with it when it is killed; else a worker would wait for work for ever."""
+def _begin(threads: int) -> None:
+    """In a worker: leave interrupts to the parent, and end with it when it is killed; else it would wait for ever."""
+    global _threads
+    _threads = threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
+from mtl_med import parallel
 from mtl_med.errors import CaseError, MtlMedError, OutputError
-from mtl_med.parallel import map_cases
+from mtl_med.parallel import in_threads, map_cases
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -45,3 +47,25 @@ def test_a_killed_worker_is_one_sentence():
 
 def test_nothing_to_do_is_nothing():
     assert list(map_cases(int, [], workers=4)) == []
+
+
+def threads_beside(item: int) -> int:
+    """How many calls run at a time, of those that wait for each other."""
+    barrier = threading.Barrier(item)
+    try:
+        in_threads(lambda _: barrier.wait(timeout=0.2), range(item))
+    except threading.BrokenBarrierError:
+        return 1
+    return item
+
+
+@pytest.mark.parametrize(("workers", "items", "found"), [(2, [2], [2]), (1, [2], [1]), (2, [2, 2], [1, 1])])
+def test_workers_beyond_the_cases_are_threads(workers, items, found):
+    assert [outcome.value for outcome in map_cases(threads_beside, items, workers=workers)] == found
+
+
+def test_threads_keep_the_order_and_raise(monkeypatch):
+    monkeypatch.setattr(parallel, "_threads", 3)
+    assert in_threads(int, ["3", "1", "2"]) == [3, 1, 2]
+    with pytest.raises(ValueError, match="x"):
+        in_threads(int, ["3", "x"])

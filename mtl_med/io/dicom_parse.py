@@ -138,14 +138,16 @@ class Parser:
     ) -> tuple[Dataset, int]:
         """A data set that ends at `end`, or at its delimiter."""
         found: dict = {}
-        while True:
+        buffer, ahead = self.buffer, len(self.buffer)
+        while True:  # a hundred times per file: what can be told in place is not called for
             if at >= end and not delimited:
                 break
-            if depth == 0 and self._only_zeros_left(at):
+            if depth == 0 and not (at < ahead and buffer[at]) and self._only_zeros_left(at):
                 at = end
                 break
-            self._need(at + 8, end)
-            group, element, length = self._tag_and_length(self.buffer, at)
+            if at + 8 > end or at + 8 > ahead:
+                self._run_out(at + 8, end)
+            group, element, length = self._tag_and_length(buffer, at)
             tag = group << 16 | element
             if tag == _ITEM_END and delimited:
                 at += 8
@@ -201,7 +203,8 @@ class Parser:
             return DataElement(BaseTag(tag), "SQ", Sequence(items), at, not defined, already_converted=True), stop
         value: bytes | None
         if defined:
-            self._need(stop, end)
+            if stop > len(self.buffer):
+                self._run_out(stop, end)
             value = self.buffer[at:stop] if length else (b"" if vr in _EMPTY_TEXT else None)
         elif fragments:
             stop = self._behind_fragments(at, end)

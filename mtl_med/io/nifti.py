@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from mtl_med.errors import CaseError, GeometryError, OutputError
 from mtl_med.files import atomic_path, sha256_bytes
 from mtl_med.geometry import Grid, same_grid
+from mtl_med.io.gzip_volume import gzip_volume
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header, Nifti1Pair
@@ -23,7 +25,7 @@ __all__ = ["encode_nifti", "read_grid", "read_nifti", "write_nifti"]
 log = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_LEVEL = 1  # level 4 takes twice as long for files a tenth smaller
+_GZIP_MOST = 1032  # times as large as the file is what deflate can hold
 _DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -39,13 +41,16 @@ def read_nifti(path: str | Path, dtype: DTypeLike | None = None) -> tuple[NDArra
         array (X, Y, Z) in C order, and its grid in RAS mm.
 
     Raises:
-        CaseError: the file is missing, damaged, no NIfTI, not 3D, or its values do not fit into an integer `dtype`.
+        CaseError: the file is missing, damaged, no NIfTI, not 3D or too large for the memory, or its values do not fit
+            into an integer `dtype`.
         GeometryError: it does not say where its voxels lie, or its affine is singular.
     """
-    image = _load(path, header_only=False)
-    grid = _grid(image, path)
+    image, most_bytes = _load(path, header_only=False)
+    grid = _grid(image, most_bytes, path)
     try:
         stored = np.asanyarray(image.dataobj).reshape(grid.shape)
+    except MemoryError as error:
+        raise _too_large(path) from error
     except (OSError, ValueError) as error:
         raise CaseError(f"is damaged or truncated: {error}", where=path, fix="Copy or write the file again") from error
     if stored.dtype.kind not in "iuf":
@@ -58,35 +63,59 @@ def read_nifti(path: str | Path, dtype: DTypeLike | None = None) -> tuple[NDArra
 
 def read_grid(path: str | Path) -> Grid:
     """Grid of a 3D volume, from its header alone; raises as `read_nifti` does."""
-    return _grid(_load(path, header_only=True), path)
+    return _grid(*_load(path, header_only=True), path)
 
 
-def _load(path: str | Path, *, header_only: bool) -> Nifti1Pair:
+def _load(path: str | Path, *, header_only: bool) -> tuple[Nifti1Pair, int]:
+    """The image, and the most bytes that the file can hold once it is unpacked."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.nifti1 import Nifti1Image
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
     try:
-        if header_only:
-            return Nifti1Image.from_filename(path)
-        data = Path(path).read_bytes()
-        # nibabel stops reading before the checksum at the end of a gzip file, gzip.decompress does not.
-        return Nifti1Image.from_bytes(gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data)
+        with np.errstate(all="ignore"):  # an affine of nonsense is refused below, with a sentence
+            if header_only:
+                packed = str(path).endswith(".gz")
+                return Nifti1Image.from_filename(path), Path(path).stat().st_size * (_GZIP_MOST if packed else 1)
+            data = Path(path).read_bytes()
+            # nibabel stops reading before the checksum at the end of a gzip file, gzip.decompress does not.
+            data = gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data
+            return Nifti1Image.from_bytes(data), len(data)
     except FileNotFoundError as error:
         raise CaseError("there is no such file", where=path, fix="Check the path") from error
+    except MemoryError as error:
+        raise _too_large(path) from error
     except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError) as error:
         raise CaseError(f"cannot be read as NIfTI: {error}", where=path, fix="Copy or write the file again") from error
 
 
-def _grid(image: Nifti1Pair, path: str | Path) -> Grid:
+def _too_large(path: str | Path) -> CaseError:
+    return CaseError("does not fit into the memory", where=path, fix="Resample or crop it, or use fewer --workers")
+
+
+def _grid(image: Nifti1Pair, most_bytes: int, path: str | Path) -> Grid:
     header = image.header
     shape = tuple(int(size) for size in image.shape)
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         raise CaseError(f"has shape {shape}, expected one 3D volume", where=path, fix="Give a single volume per file")
+    needed = header.get_data_offset() + math.prod(shape) * header.get_data_dtype().itemsize
+    if needed > most_bytes:
+        size = " x ".join(map(str, shape[:3]))
+        raise CaseError(
+            f"is damaged or truncated: {size} voxels are {needed:,} bytes, the file holds {most_bytes:,} at most",
+            where=path,
+            fix="Copy or write the file again",
+        )
     if header["sform_code"] == 0 and header["qform_code"] == 0:
         raise GeometryError(
             "has neither sform nor qform: left, right, head and feet are unknown",
+            where=path,
+            fix="Write it again with its orientation (nibabel: image.set_sform(affine, 1))",
+        )
+    if not np.isfinite(image.affine).all():
+        raise GeometryError(
+            "has an affine (sform or qform) with values that are no numbers",
             where=path,
             fix="Write it again with its orientation (nibabel: image.set_sform(affine, 1))",
         )
@@ -95,7 +124,7 @@ def _grid(image: Nifti1Pair, path: str | Path) -> Grid:
         x, y, z = shape[:3]
         grid = Grid((x, y, z), scale @ image.affine)
         if header["sform_code"] and header["qform_code"]:
-            _warn_of_two_affines(grid, Grid(grid.shape, scale @ image.get_qform()), path)
+            _warn_of_two_affines(image, grid, scale, path)
     except GeometryError as error:
         raise GeometryError(error.what, where=path, why=error.why, fix=error.fix) from error
     return grid
@@ -108,8 +137,14 @@ def _mm_per_unit(header: Nifti1Header, path: str | Path) -> float:
         raise GeometryError(f"has unknown length units (xyzt_units {header['xyzt_units']})", where=path) from error
 
 
-def _warn_of_two_affines(sform: Grid, qform: Grid, path: str | Path) -> None:
-    if not same_grid(sform, qform, tolerance_mm=0.01):
+def _warn_of_two_affines(image: Nifti1Pair, grid: Grid, scale: NDArray, path: str | Path) -> None:
+    """Tell of a qform that is another affine than the sform, or none."""
+    try:
+        with np.errstate(all="ignore"):
+            agree = same_grid(grid, Grid(grid.shape, scale @ image.get_qform()), tolerance_mm=0.01)
+    except (GeometryError, ValueError, ArithmeticError, np.linalg.LinAlgError):
+        agree = False
+    if not agree:
         log.warning("%s: sform and qform put the voxels at different places; the sform is used", path)
 
 
@@ -165,9 +200,7 @@ def encode_nifti(array: NDArray, grid: Grid, *, compressed: bool = True, where: 
     header, voxels = _header(array.dtype, grid, where), _first_axis_fastest(array)
     if not compressed:
         return header + voxels.tobytes()
-    # In one go and without a copy of the volume; zlib's own gzip header holds neither name nor time.
-    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    return b"".join([packer.compress(header), packer.compress(voxels.data.cast("B")), packer.flush()])
+    return gzip_volume(header, voxels)
 
 
 def _first_axis_fastest(array: NDArray, slab: int = 8) -> NDArray:

@@ -14,25 +14,11 @@ import pytest
 from mtl_med.errors import MtlMedError
 from mtl_med.prep.readers.dicom_rt import read, scan
 from mtl_med.prep.recipe import Recipe
+from tests.mutations import mutated
 
 MadeStudy = Callable[..., "object"]
 SEEDS = 200
 AT_ONCE = 8
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Cut at a sixteenth, some bits flipped, or a few bytes (such as a length) replaced."""
-    kind = rng.choice(["cut", "flip", "flip", "length"])
-    if kind == "cut":
-        return data[: len(data) * rng.randrange(16) // 16]
-    changed = bytearray(data)
-    if kind == "flip":
-        for _ in range(rng.choice([1, 1, 3])):
-            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    else:
-        at, count = rng.randrange(132, len(changed) - 4), rng.choice([2, 4])
-        changed[at : at + count] = rng.randbytes(count)
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
