@@ -17,7 +17,7 @@ from mtl_med.dose_tables import KINDS, DoseTable, fit, predict
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, UsageError
 from mtl_med.io.results import write_prediction
 from mtl_med.manifest import Case, Manifest
-from mtl_med.parallel import map_cases
+from mtl_med.parallel import at_least_one, map_cases
 from mtl_med.provenance import write_record
 
 __all__ = ["add_arguments", "run", "write_baseline"]
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="validation", help=about)
     about = "split whose planned doses the medians are taken from (default: fit)"
     parser.add_argument("--fit-split", default="fit", help=about)
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases at a time (default: 1)")
+    parser.add_argument("--workers", type=at_least_one, default=1, metavar="N", help="cases at a time (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:

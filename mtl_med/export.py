@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_med.errors import EXIT_OK, CaseError, UsageError, nearest
+from mtl_med.files import atomic_files
 from mtl_med.io.results import (
     CT_FILE,
     DOSE_FILE,
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "dose that 100 %% stand for, where the prediction is in percent"
     parser.add_argument("--prescription-gy", type=float, metavar="GY", help=about)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: PREDICTION/dicom)")
-    about = "go on although the CT does not look like that of the prediction"
+    about = "go on although the CT is not that of the prediction, voxel by voxel; nothing is compared"
     parser.add_argument("--force", action="store_true", help=about)
 
 
@@ -96,7 +97,7 @@ def export(
         series_uid: Series Instance UID of the CT, where the folder holds several.
         plan: RTPLAN file.
         prescription_gy: dose that 100 % stand for, where the prediction is in percent, Gy.
-        force: go on although the CT does not look like that of the prediction.
+        force: go on although the CT is not that of the prediction; nothing is compared.
         seed: where given, the UIDs follow from it; by default they are random.
         when: date and time of making (default: now).
 
@@ -118,7 +119,7 @@ def export(
     dose = _dose(prediction, prescription_gy) if "rtdose" in wanted else None
     grid = structures.grid or (dose[1] if dose else None)
     ct = _choose(find_ct_series(reference), series_uid, grid, Path(reference))
-    if not force and (prediction / CT_FILE).is_file():
+    if not force:
         require_same_ct(prediction / CT_FILE, ct)
     plan_uid = _plan_uid(Path(plan), ct) if plan else ""
     folder = Path(out) if out else prediction / "dicom"
@@ -213,17 +214,17 @@ def _write(
     from mtl_med.io.rtplan import write_rtplan
     from mtl_med.io.rtstruct_writer import write_rtstruct
 
-    written, structure_set_uid = [], ""
-    if "rtstruct" in wanted and structures.grid is not None:
-        written.append(folder / "rtstruct.dcm")
-        structure_set_uid = write_rtstruct(written[-1], structures.masks, structures.grid, ct, seed=seed, when=when)
-    if "rtdose" in wanted and dose is not None:
-        if not plan_uid:
-            written.append(folder / "rtplan.dcm")
-            plan_uid = write_rtplan(written[-1], ct.header, structure_set_uid=structure_set_uid, seed=seed, when=when)
-        written.append(folder / "rtdose.dcm")
-        write_rtdose(written[-1], *dose, ct.header, plan_uid=plan_uid, seed=seed, when=when)
-    if "seg" in wanted and structures.grid is not None:
-        written.append(folder / "seg.dcm")
-        write_seg(written[-1], structures.masks, structures.grid, ct, seed=seed, when=when)
-    return written
+    structure_set_uid = ""
+    with atomic_files(folder) as made:
+        if "rtstruct" in wanted and structures.grid is not None:
+            path = made / "rtstruct.dcm"
+            structure_set_uid = write_rtstruct(path, structures.masks, structures.grid, ct, seed=seed, when=when)
+        if "rtdose" in wanted and dose is not None:
+            if not plan_uid:
+                path = made / "rtplan.dcm"
+                plan_uid = write_rtplan(path, ct.header, structure_set_uid=structure_set_uid, seed=seed, when=when)
+            write_rtdose(made / "rtdose.dcm", *dose, ct.header, plan_uid=plan_uid, seed=seed, when=when)
+        if "seg" in wanted and structures.grid is not None:
+            write_seg(made / "seg.dcm", structures.masks, structures.grid, ct, seed=seed, when=when)
+        written = [path.name for path in made.iterdir()]
+    return [folder / f"{kind}.dcm" for kind in ("rtstruct", "rtplan", "rtdose", "seg") if f"{kind}.dcm" in written]

@@ -8,19 +8,22 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtl_med.errors import ModelError, OutputError, UsageError, nearest
+from mtl_med.errors import ModelError, MtlMedError, OutputError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "atomic_files",
     "atomic_path",
+    "json_fault",
     "load_weights",
     "read_json",
     "safe_name",
@@ -63,16 +66,47 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise OutputError(
-            f"cannot write: {error.strerror or error}",
-            where=path,
-            fix="Free some space"
-            if error.errno == errno.ENOSPC
-            else "Check the folder's permissions or choose another",
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder; on success its files move into `folder`, each over the one of its name.
+
+    For files that belong together: after an error none of them is there, and older ones are as they were. An error that
+    names one of the temporary files names the one in `folder` instead.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    folder = Path(folder)
+    staging: Path | None = None
+    try:
+        beside = folder if folder.is_dir() else folder.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=beside, prefix=".tmp-"))
+        yield staging
+        folder.mkdir(exist_ok=True)
+        for path in sorted(staging.iterdir()):
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    except MtlMedError as error:
+        if staging is None or Path(error.where).parent != staging:
+            raise
+        where = folder / Path(error.where).name
+        raise type(error)(error.what, where=where, why=error.why, fix=error.fix) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    fix = "Free some space" if error.errno == errno.ENOSPC else "Check the folder's permissions or choose another"
+    return OutputError(f"cannot write: {error.strerror or error}", where=path, fix=fix)
 
 
 def _flush(path: Path) -> None:
@@ -81,9 +115,13 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically, with newlines as given."""
+    r"""Write UTF-8 text atomically, with newlines as given.
+
+    The bytes of a path that are no UTF-8, which Python holds as lone surrogates, are written as `\udcff`: readable
+    everywhere, and in JSON an escape that gives the path back.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -91,8 +129,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, fix: str = "Mend or rewrite the file") -> Any:
     """Read JSON.
+
+    Args:
+        path: the file.
+        fix: what the user can do where it is damaged.
 
     Raises:
         UsageError: the file is missing or is no JSON.
@@ -102,8 +144,38 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the path") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"is not valid JSON: {error}", where=path, fix="Mend or rewrite the file") from error
+    except (ValueError, RecursionError) as error:  # also text that is no UTF-8, and numbers of thousands of digits
+        raise UsageError(f"is not valid JSON: {error}", where=path, fix=fix) from error
+
+
+def json_fault(value: Any, pattern: Any, name: str = "") -> str:
+    """What of a JSON value is not as a pattern says, one clause; "" where all is.
+
+    Args:
+        value: as `read_json` gives it.
+        pattern: a type or several; `[inner]` for a list; `{...: inner}` for an object with any keys, `{"key": inner,
+            "other?": inner}` for one that has the first and may have the second, and any others.
+        name: what the value is called in the clause.
+
+    Returns:
+        such as "'cases[3].folder' is missing".
+    """
+    kind: Any = type(pattern) if isinstance(pattern, (list, dict)) else pattern
+    if not isinstance(value, kind):
+        shown = repr(value)
+        return f"'{name.lstrip('.') or 'all'}' is {shown if len(shown) <= 60 else shown[:60] + '...'}"
+    parts: list[tuple[str, Any, Any]] = []
+    if isinstance(pattern, list):
+        parts = [(f"[{number}]", item, pattern[0]) for number, item in enumerate(value)]
+    elif isinstance(pattern, dict) and ... in pattern:
+        parts = [(f".{key}", item, pattern[...]) for key, item in value.items()]
+    elif isinstance(pattern, dict):
+        for key, inner in pattern.items():
+            if key.removesuffix("?") in value:
+                parts.append((f".{key.removesuffix('?')}", value[key.removesuffix("?")], inner))
+            elif not key.endswith("?"):
+                return f"'{name.lstrip('.')}{'.' if name else ''}{key}' is missing"
+    return next((fault for part, item, inner in parts if (fault := json_fault(item, inner, name + part))), "")
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -122,7 +194,7 @@ def safe_name(text: str, limit: int = 64) -> str:
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", ascii_text).strip("._")[:limit].strip("._")
     if not name or name.split(".")[0].lower() in _RESERVED:
-        name = f"x_{name}" if name else f"x_{sha256_bytes(text.encode())[:8]}"
+        name = f"x_{name}" if name else f"x_{sha256_bytes(text.encode(errors='surrogatepass'))[:8]}"
     return name
 
 

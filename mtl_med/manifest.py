@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtl_med.errors import UsageError
-from mtl_med.files import read_json, sha256_bytes, within, write_json
+from mtl_med.errors import GeometryError, UsageError
+from mtl_med.files import json_fault, read_json, sha256_bytes, within, write_json
 from mtl_med.geometry import Grid
 
 __all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure"]
@@ -16,6 +17,25 @@ __all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure"]
 CASE_SCHEMA = "mtl_med/case/1"
 MANIFEST_SCHEMA = "mtl_med/manifest/1"
 SPLITS = ("fit", "tune", "validation", "test")
+MAKE_MANIFEST_AGAIN = "Remove it and prepare the study again from all its sources: finished cases are only looked at"
+_CONVERT_AGAIN = "Prepare the study again: this case is then converted anew"
+
+_NUMBER = (int, float)
+_CASE = {  # what `Case.to_dict` writes, but for the grid
+    "id": str,
+    "split": str,
+    "files": {...: {"path": str, "sha256": str}},
+    "tasks": [str],
+    "structures": {...: {"original": str, "kind": str, "status": str, "volume_cc?": (*_NUMBER, type(None))}},
+    "prescriptions_gy": {...: _NUMBER},
+    "fractions": (int, type(None)),
+    "spacing_mm": [_NUMBER],
+    "source_hash": str,
+    "notes": [str],
+    "labels?": {...: _NUMBER},
+    "group?": str,
+}
+_MANIFEST = {"dataset": str, "cases": [{"folder": str}], "classes?": {...: [str]}}
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,9 @@ class Case:
         spacing_mm: voxel spacing along the array axes, mm.
         source_hash: hash over the source files, by which a finished case is recognised.
         notes: sentences about oddities.
-        labels: image-level labels, task name -> class index or value.
+        labels: image-level labels, task name -> index of the class in the study's `Manifest.classes`.
+        group: what belongs together, such as the lesion or the patient of several images; empty where the case stands
+            alone.
     """
 
     id: str
@@ -69,6 +91,7 @@ class Case:
     source_hash: str = ""
     notes: tuple[str, ...] = ()
     labels: dict[str, float] = field(default_factory=dict)
+    group: str = ""
 
     def has(self, key: str) -> bool:
         """Whether the case has the file `key`."""
@@ -108,6 +131,7 @@ class Case:
             "prescriptions_gy": self.prescriptions_gy,
             "fractions": self.fractions,
             "labels": self.labels,
+            "group": self.group,
             "source_hash": self.source_hash,
             "notes": list(self.notes),
         }
@@ -117,14 +141,18 @@ class Case:
         """Case from `case.json`; `folder` is where that file lies.
 
         Raises:
-            UsageError: another schema or a missing field.
+            UsageError: another schema, or a field that is missing or not as `to_dict` writes it.
         """
-        if fields.get("schema") != CASE_SCHEMA:
+        path = Path(folder) / "case.json"
+        if not isinstance(fields, dict) or fields.get("schema") != CASE_SCHEMA:
+            found = fields.get("schema") if isinstance(fields, dict) else type(fields).__name__
             raise UsageError(
-                f"schema is {fields.get('schema')!r}, expected {CASE_SCHEMA!r}",
-                where=folder,
+                f"schema is {found!r}, expected {CASE_SCHEMA!r}",
+                where=path,
                 fix="Prepare the study again with this version of mtl_med",
             )
+        if fault := json_fault(fields, _CASE):
+            raise UsageError(f"is damaged: {fault}", where=path, fix=_CONVERT_AGAIN)
         try:
             return cls(
                 id=fields["id"],
@@ -140,9 +168,10 @@ class Case:
                 source_hash=fields["source_hash"],
                 notes=tuple(fields["notes"]),
                 labels=fields.get("labels", {}),
+                group=fields.get("group", ""),
             )
-        except (KeyError, TypeError) as error:
-            raise UsageError(f"case.json lacks or misnames a field: {error}", where=folder) from error
+        except (KeyError, TypeError, ValueError, GeometryError) as error:
+            raise UsageError(f"is damaged: grid or structures: {error}", where=path, fix=_CONVERT_AGAIN) from error
 
     def write(self) -> None:
         """Write `case.json` into the case's folder; its presence means that the case is finished."""
@@ -151,7 +180,7 @@ class Case:
     @classmethod
     def read(cls, folder: str | Path) -> Case:
         """Read the case that lies in `folder`."""
-        return cls.from_dict(read_json(Path(folder) / "case.json"), folder)
+        return cls.from_dict(read_json(Path(folder) / "case.json", _CONVERT_AGAIN), folder)
 
 
 @dataclass(frozen=True)
@@ -162,11 +191,13 @@ class Manifest:
         dataset: name of the data set, such as "openkbp".
         root: the study folder.
         cases: sorted by id.
+        classes: image-level task -> names of its classes, in the order of the indices in `Case.labels`.
     """
 
     dataset: str
     root: Path
     cases: tuple[Case, ...]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
@@ -190,16 +221,18 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over ids, splits, file hashes, prescriptions and labels: equal data, equal fingerprint."""
+        """Hash over ids, splits, groups, files, prescriptions, labels and classes: equal data, equal fingerprint."""
         rows = [
             [
                 *(case.id, case.split),
                 *(f"{key}={item['sha256']}" for key, item in sorted(case.files.items())),
                 *(f"{name}={float(value)!r}" for name, value in sorted(case.prescriptions_gy.items())),
                 *(f"{name}={float(value)!r}" for name, value in sorted(case.labels.items())),
+                *([f"group={case.group}"] if case.group else []),
             ]
             for case in self.cases
         ]
+        rows += [[task, *names] for task, names in sorted(self.classes.items())]
         return sha256_bytes("\n".join("\t".join(row) for row in rows).encode())
 
     def write(self) -> None:
@@ -213,20 +246,33 @@ class Manifest:
             }
             for case in self.cases
         ]
-        fields = {"schema": MANIFEST_SCHEMA, "dataset": self.dataset, "fingerprint": self.fingerprint, "cases": listing}
+        fields = {
+            "schema": MANIFEST_SCHEMA,
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "classes": {task: list(names) for task, names in self.classes.items()},
+            "cases": listing,
+        }
         write_json(self.root / "manifest.json", fields)
 
     @classmethod
-    def build(cls, dataset: str, root: str | Path, cases: Iterable[Case]) -> Manifest:
+    def build(
+        cls,
+        dataset: str,
+        root: str | Path,
+        cases: Iterable[Case],
+        classes: Mapping[str, Sequence[str]] | None = None,
+    ) -> Manifest:
         """Manifest of cases in the order of their ids."""
-        return cls(dataset, Path(root), tuple(sorted(cases, key=lambda case: case.id)))
+        named = {task: tuple(names) for task, names in (classes or {}).items()}
+        return cls(dataset, Path(root), tuple(sorted(cases, key=lambda case: case.id)), named)
 
     @classmethod
     def read(cls, root: str | Path) -> Manifest:
         """Read the study folder `root`.
 
         Raises:
-            UsageError: no study lies there, another schema, or a case that lies outside the folder.
+            UsageError: no study lies there, another schema, damage, or a case that lies outside the folder.
         """
         root = Path(root)
         path = root / "manifest.json"
@@ -236,8 +282,14 @@ class Manifest:
                 where=root,
                 fix="Make one with: python -m mtl_med.prep openkbp --source <provided-data> --out <study>",
             )
-        fields = read_json(path)
+        fields = read_json(path, MAKE_MANIFEST_AGAIN)
         if not isinstance(fields, dict) or fields.get("schema") != MANIFEST_SCHEMA:
             raise UsageError("is no manifest of this version", where=path, fix="Prepare the study again")
+        fault = json_fault(fields, _MANIFEST)
+        twice = [] if fault else Counter(item["folder"] for item in fields["cases"]).most_common(1)
+        if twice and twice[0][1] > 1:
+            fault = f"it lists {twice[0][0]} {twice[0][1]} times"
+        if fault:
+            raise UsageError(f"is damaged: {fault}", where=path, fix=MAKE_MANIFEST_AGAIN)
         cases = [Case.read(within(root, item["folder"])) for item in fields["cases"]]
-        return cls.build(fields["dataset"], root.resolve(), cases)
+        return cls.build(fields["dataset"], root.resolve(), cases, fields.get("classes"))

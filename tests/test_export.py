@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -22,10 +23,17 @@ import pytest
 from mtl_med.errors import CaseError, GeometryError, NothingFoundError, UsageError
 from mtl_med.export import add_arguments, export, run
 from mtl_med.geometry import Grid, reorient
+from mtl_med.io.ct_likeness import require_same_ct
+from mtl_med.io.dicom_reference import find_ct_series
+from mtl_med.io.dicom_series import read_ct_series
+from mtl_med.io.nifti import read_grid, read_nifti, write_nifti
 from mtl_med.io.results import write_prediction
+from mtl_med.phantoms.pelvis import PelvisPhantom, make_pelvis
+from mtl_med.prep.target_grid import place_ct, spacing_grid
 from tests.io.small_ct import SERIES_UID, SHAPE, dciodvfy_errors, plastimatch_masks, ras_affine, write_ct
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5)
+SHAPE_OF_PELVIS = (80, 60, 16)
 
 
 def content(shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
@@ -147,20 +155,108 @@ def test_the_ct_of_another_patient_is_refused(prediction: Path, tmp_path: Path) 
     """Same grid, other anatomy: the predicted structures must not get this patient's name."""
     x, y, _ = np.indices(SHAPE)
     write_ct(tmp_path / "other", hu=np.where(np.hypot(x - 14, y - 26) < 12, 40, -1000))
-    with pytest.raises(CaseError, match=r"does not look like the one that was predicted \(correlation of HU 0\.\d\d\)"):
+    with pytest.raises(
+        CaseError, match=r"is not the one that was predicted: \d\d % of the body differ by more than 5 HU"
+    ):
         export(prediction, tmp_path / "other")
     assert not (prediction / "dicom").exists()
     assert len(export(prediction, tmp_path / "other", force=True)) == 3
 
 
-@pytest.mark.parametrize("change", ["clipped", "coarse", "shifted-numbers"])
+@pytest.mark.parametrize("change", ["padded", "clipped", "defaced", "coarser"])
 def test_the_ct_is_known_again(ct_folder: Path, tmp_path: Path, change: str) -> None:
     """What preparation may have done to the CT does not make it another one."""
     hu, structures, dose = content()
-    if change == "coarse":
-        hu = (hu + np.roll(hu, 1, axis=0) + np.roll(hu, 1, axis=1)) // 3
-    changed = {"clipped": np.clip(hu, -200, 100), "coarse": hu, "shifted-numbers": hu + 1000}[change]
-    assert len(export(predict(tmp_path, changed, structures, dose), ct_folder)) == 3
+    made = predict(tmp_path, hu, structures, dose)
+    ct, grid = read_nifti(made / "ct.nii.gz")
+    if change == "coarser":
+        coarse = spacing_grid(grid, 4.0)
+        ct, grid = place_ct(ct, grid, coarse)[0], coarse
+    elif change == "defaced":
+        ct[:, -6:] = -1000
+    else:
+        ct = np.where(ct < -900, -3024, ct) if change == "padded" else np.clip(ct, -1000, 100)
+    write_nifti(made / "ct.nii.gz", ct.astype(np.int16), grid)
+    assert len(export(made, ct_folder)) == 3
+
+
+@pytest.fixture(scope="module")
+def pelvises() -> list[PelvisPhantom]:
+    """Two men scanned alike: their CTs correlate by more than 0.9."""
+    return [make_pelvis((0, number), shape=SHAPE_OF_PELVIS) for number in (3, 5)]
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 6.0], ids=["own grid", "6 mm"])
+def test_another_mans_pelvis_is_refused(
+    pelvises: list[PelvisPhantom], tmp_path: Path, spacing_mm: float | None
+) -> None:
+    """Of other men 75 % of the body and more differ, of one's own nothing: 10 % is far from both."""
+    own, other = pelvises
+    correlation = np.corrcoef(own.ct_hu.ravel(), other.ct_hu.ravel())[0, 1]
+    assert correlation > 0.9
+    affine = write_ct(tmp_path / "own", hu=own.ct_hu, shape=SHAPE_OF_PELVIS, spacing_mm=(5.0, 5.0, 5.0))
+    write_ct(tmp_path / "other", hu=other.ct_hu, shape=SHAPE_OF_PELVIS, spacing_mm=(5.0, 5.0, 5.0))
+    grid = Grid(SHAPE_OF_PELVIS, ras_affine(affine))
+    target = grid if spacing_mm is None else spacing_grid(grid, spacing_mm)
+    ct, _ = place_ct(own.ct_hu, grid, target)
+    write_nifti(tmp_path / "ct.nii.gz", ct, target)
+    series = {name: next(iter(find_ct_series(tmp_path / name).values())) for name in ("own", "other")}
+    require_same_ct(tmp_path / "ct.nii.gz", series["own"])
+    with pytest.raises(CaseError, match=r"[7-9]\d % of the body differ by more than 5 HU \(expected at most 10 %\)"):
+        require_same_ct(tmp_path / "ct.nii.gz", series["other"])
+
+
+def test_real_cts_are_known_again_and_told_apart(
+    dicom_rt_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scan of an even body, in which only its outline tells one place from another, on its own grid and a coarser."""
+    folder = dicom_rt_data / "eclipse_prostate"
+    files = sorted(folder.glob("CT*"))[:12]
+    for path in files:
+        shutil.copy(path, tmp_path)
+    series = read_ct_series(files)
+    reference = next(iter(find_ct_series(tmp_path).values()))
+    for target in (series.grid, spacing_grid(series.grid, 3.0)):
+        ct, _ = place_ct(series.hu, series.grid, target)
+        write_nifti(tmp_path / "ct.nii.gz", ct, target)
+        require_same_ct(tmp_path / "ct.nii.gz", reference)
+    write_nifti(tmp_path / "ct.nii.gz", np.roll(ct, 10, axis=0), target)
+    with pytest.raises(CaseError, match="is not the one that was predicted"):
+        require_same_ct(tmp_path / "ct.nii.gz", reference)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("lacks", ["file", "body"])
+def test_where_nothing_can_be_compared_a_warning_says_so(
+    prediction: Path, ct_folder: Path, lacks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ct = prediction / "ct.nii.gz"
+    if lacks == "file":
+        ct.unlink()
+    else:
+        write_ct(ct_folder, hu=np.full(SHAPE, -1000))
+        write_nifti(ct, np.full(SHAPE, -1000, dtype=np.int16), read_grid(ct))
+    assert len(export(prediction, ct_folder)) == 3
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "nothing tells whether this CT is the one that was predicted" in told and str(ct) in told
+    caplog.clear()
+    export(prediction, ct_folder, force=True)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_all_is_written_or_nothing(prediction: Path, ct_folder: Path, tmp_path: Path, earlier: bool) -> None:
+    """A dose that cannot be written leaves no structure set without its plan, and what was there as it was."""
+    out = tmp_path / "out"
+    if earlier:
+        export(prediction, ct_folder, out=out)
+    before = {path.name: path.read_bytes() for path in out.glob("*")}
+    dose, grid = read_nifti(prediction / "dose.nii.gz")
+    write_nifti(prediction / "dose.nii.gz", dose + 5000, grid)
+    with pytest.raises(CaseError, match=rf"^{re.escape(str(out / 'rtdose.dcm'))}: the dose is above"):
+        export(prediction, ct_folder, out=out)
+    assert {path.name: path.read_bytes() for path in out.glob("*")} == before
+    assert out.exists() == earlier and not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_ct_elsewhere_is_refused(prediction: Path, tmp_path: Path) -> None:

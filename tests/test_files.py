@@ -49,6 +49,56 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_files_that_belong_together_come_together(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "a" / "b"
+    if there:
+        files.write_text(folder / "x", "old")
+        files.write_text(folder / "other", "stays")
+    with pytest.raises(UsageError, match=rf"^{folder / 'y'}: is wrong"), files.atomic_files(folder) as made:
+        (made / "x").write_text("new")
+        raise UsageError("is wrong", where=made / "y")
+    assert {path.name: path.read_text() for path in folder.glob("*")} == (
+        {"x": "old", "other": "stays"} if there else {}
+    )
+    with files.atomic_files(folder) as made:
+        (made / "x").write_text("new")
+        (made / "y").write_text("new")
+        assert not (folder / "y").exists()
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {"x": "new", "y": "new"} | ({"other": "stays"} if there else {})
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_files_that_cannot_be_written_are_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "way").write_text("")
+    with pytest.raises(OutputError, match=r"way: cannot write"), files.atomic_files(tmp_path / "way") as made:
+        (made / "x").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["way"]
+
+
+PATTERN = {"name": str, "cases": [{"folder": str, "gy?": (int, float)}], "names?": {...: [str]}}
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ({"name": "a", "cases": []}, ""),
+        ({"name": "a", "cases": [{"folder": "b", "gy": 2.5, "more": 1}], "names": {"x": ["y"]}, "other": 3}, ""),
+        ([], "'all' is []"),
+        ({"cases": []}, "'name' is missing"),
+        ({"name": None, "cases": []}, "'name' is None"),
+        ({"name": "a", "cases": {}}, "'cases' is {}"),
+        ({"name": "a", "cases": [{"folder": "b"}, {}]}, "'cases[1].folder' is missing"),
+        ({"name": "a", "cases": [{"folder": "b", "gy": "2"}]}, "'cases[0].gy' is '2'"),
+        ({"name": "a", "cases": [], "names": {"x": ["y", 3]}}, "'names.x[1]' is 3"),
+        ({"name": list(range(99)), "cases": []}, f"'name' is {str(list(range(99)))[:60]}..."),
+    ],
+)
+def test_what_is_not_as_expected_in_json_is_named(value: object, fault: str) -> None:
+    assert files.json_fault(value, PATTERN) == fault
+
+
 def test_a_file_in_the_way_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "way").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
@@ -60,6 +110,16 @@ def test_json_is_byte_stable_and_readable(tmp_path: Path) -> None:
     expected = '{\n  "b": [\n    1,\n    2.5\n  ],\n  "a": "Ä"\n}\n'
     assert (tmp_path / "a.json").read_bytes() == expected.encode()
     assert files.read_json(tmp_path / "a.json") == {"b": [1, 2.5], "a": "Ä"}
+
+
+def test_a_path_of_other_bytes_comes_back_from_json(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/data/r\xe4w/\xf0\x9f\x98\x80")
+    files.write_json(tmp_path / "a.json", {"source": path})
+    assert r"/data/r\udce4w/\N{GRINNING FACE}".replace(r"\N{GRINNING FACE}", "\N{GRINNING FACE}") in (
+        tmp_path / "a.json"
+    ).read_text(encoding="utf-8")
+    assert os.fsencode(files.read_json(tmp_path / "a.json")["source"]) == os.fsencode(path)
+    assert files.safe_name(os.fsdecode(b"\xff")).startswith("x_")
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def test_a_lost_file_is_predicted_again(half_done: Path, items: list) -> None:
     assert left(half_done, items) == "bc"
 
 
+@pytest.mark.parametrize(
+    "finished", [[], {"a": 1}, {"a": {"image": [1, 2]}}, {"a": {"image": [1, 2], "files": 3}}], ids=str
+)
+def test_a_damaged_list_predicts_everything_again(half_done: Path, items: list, finished: Any) -> None:
+    path = half_done / "out" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": finished}))
+    assert left(half_done, items) == "abc"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"weights": 3}'])
 def test_a_damaged_record_predicts_everything_again(half_done: Path, items: list, content: str) -> None:
     (half_done / "out" / "run.json").write_text(content)

@@ -135,16 +135,46 @@ def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
         ("manifest.json", {"schema": "mtl_med/manifest/0"}, "no manifest of this version"),
         ("manifest.json", {"cases": [{"id": "a", "folder": "../a"}]}, "leads outside"),
         ("cases/a/case.json", {"schema": "other"}, "schema is 'other', expected 'mtl_med/case/1'"),
-        ("cases/a/case.json", {"structures": {"x": {"colour": 1}}}, "lacks or misnames a field"),
-        ("cases/a/case.json", {"files": None, "grid": {"shape": [1, 1, 1]}}, "affine_ras"),
+        ("cases/a/case.json", {"structures": {"x": {"colour": 1}}}, r"'structures\.x\.original' is missing"),
+        ("cases/a/case.json", {"grid": {"shape": [1, 1, 1]}}, "affine_ras"),
+        ("manifest.json", {"cases": {"a": 1}}, r"'cases' is \{'a': 1\}\. Remove it and prepare the study again"),
+        ("manifest.json", {"cases": ["a"]}, r"'cases\[0\]' is 'a'"),
+        ("manifest.json", {"cases": [{"folder": "cases/a"}] * 2}, "it lists cases/a 2 times"),
+        ("manifest.json", {"dataset": None}, "'dataset' is None"),
+        ("manifest.json", {"classes": {"diagnosis": "melanoma"}}, r"'classes\.diagnosis' is 'melanoma'"),
+        (
+            "cases/a/case.json",
+            {"files": ["ct"]},
+            r"case\.json: is damaged: 'files' is \['ct'\]\. Prepare the study again",
+        ),
+        ("cases/a/case.json", {"files": {"ct": {"path": 3, "sha256": ""}}}, r"'files\.ct\.path' is 3"),
+        ("cases/a/case.json", {"prescriptions_gy": {"PTV70": "70"}}, r"'prescriptions_gy\.PTV70' is '70'"),
+        ("cases/a/case.json", {"notes": "odd"}, "'notes' is 'odd'"),
+        ("cases/a/case.json", {"fractions": "x" * 99}, r"'fractions' is 'x{59}\.\.\."),
+        ("cases/a/case.json", {"grid": {"shape": "abc", "affine_ras": 1}}, "is damaged: grid"),
+        ("cases/a/case.json", {"grid": 3}, "is damaged: grid"),
     ],
-    ids=["version", "outside", "case-version", "structure", "grid"],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".json") else "",
 )
 def test_spoilt_studies_are_refused(tmp_path: Path, file: str, changes: dict, message: str) -> None:
     write_study(tmp_path, make_case(tmp_path))
     edit(tmp_path / file, **changes)
     with pytest.raises(UsageError, match=message):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "cases/a/case.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema": "mtl_med', b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"9" * 5000],
+    ids=["empty", "truncated", "a list", "nothing", "no text", "deep", "a long number"],
+)
+def test_nonsense_is_refused_with_its_path(tmp_path: Path, file: str, content: bytes) -> None:
+    write_study(tmp_path, make_case(tmp_path))
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UsageError, match=file) as caught:
+        Manifest.read(tmp_path)
+    assert caught.value.fix
 
 
 def test_a_missing_case_is_named(tmp_path: Path) -> None:

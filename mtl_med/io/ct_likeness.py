@@ -18,15 +18,20 @@ __all__ = ["require_same_ct"]
 
 log = logging.getLogger(__name__)
 
-SAME_CT = 0.9
-"""Correlation of HU. It does not feel a shift or a scale, and hardly the clipping and smoothing of preparation."""
-_RANGE_HU = (-1000, 2000)
+# Preparation takes the values of this very series: on its own slices they are equal, on another grid but for rounding.
+# Of two patients, most voxels differ even where their bodies lie alike: noise alone sees to that.
+SAME_HU = 5.0
+OTHER_PERCENT = 10.0
+"""Part of the body that may differ, for a face cut off and metal clipped; of other patients it is 75 to 99."""
+_BODY_HU = -300.0
+_RANGE_HU = (-1000, 2000)  # beyond it values are padding, or clipped by whoever stores 12 bits
 
 
 def require_same_ct(path: str | Path, ct: CtReference) -> None:
-    """Refuse a CT that does not look like the NIfTI file of the prediction.
+    """Refuse a CT that is not that of the prediction, voxel by voxel.
 
-    Where the CT cannot be put onto an even grid, a warning says that nothing was compared.
+    Where nothing can be compared, a warning says so: the file is missing or shows no body, or the CT cannot be put onto
+    an even grid.
 
     Args:
         path: NIfTI file of the CT beside the prediction.
@@ -36,29 +41,52 @@ def require_same_ct(path: str | Path, ct: CtReference) -> None:
         CaseError: their HU differ.
         GeometryError: they do not overlap.
     """
-    predicted, grid = read_nifti(path, np.float32)
     files = list(dict.fromkeys(item.path for item in ct.slices))
     folder = files[0].parent
+    if not Path(path).is_file():
+        _warn(folder, f"there is no {path}")
+        return
+    predicted, grid = read_nifti(path, np.float32)
     try:
         series = read_ct_series(files, resample=True)
     except CaseError as error:
-        log.warning("the CT could not be compared with that of the prediction: %s", error)
+        _warn(folder, str(error))
         return
     found = resample(series.hu, series.grid, grid, outside=np.nan)
-    inside = np.isfinite(found)
-    if inside.mean() < 0.01:
+    if np.isfinite(found).mean() < 0.01:
         raise GeometryError("the CT and the prediction do not overlap", where=folder, fix="Give the CT of this case")
-    alike = _correlation(predicted[inside], found[inside])
-    if alike < SAME_CT:
+    percent = _differing_percent(predicted, found)
+    if percent is None:
+        _warn(folder, f"{path} shows nothing but air")
+    elif percent > OTHER_PERCENT:
         raise CaseError(
-            f"this CT does not look like the one that was predicted (correlation of HU {alike:.2f})",
+            f"this CT is not the one that was predicted: {percent:.0f} % of the body differ by more than {SAME_HU:g} HU"
+            f" (expected at most {OTHER_PERCENT:g} %)",
             where=folder,
-            fix="Give the CT of this case, or pass --force",
+            why=f"They were compared with {path}",
+            fix="Give the CT of this case, or pass --force if the CT was changed before it was predicted",
         )
 
 
-def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    first, second = np.clip(first, *_RANGE_HU), np.clip(second, *_RANGE_HU)
-    if first.std() == 0 or second.std() == 0:
-        return float(np.array_equal(first, second))
-    return float(np.corrcoef(first, second)[0, 1])
+def _warn(folder: Path, reason: str) -> None:
+    log.warning(
+        "%s: nothing tells whether this CT is the one that was predicted: %s. Make sure that it is: patient and study "
+        "of what is written come from it.",
+        folder,
+        reason.rstrip("."),
+    )
+
+
+def _differing_percent(predicted: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+    """Part of the body in either CT whose values differ, percent; None where there is no body.
+
+    Args:
+        predicted: HU.
+        found: HU at the same places; NaN beyond the CT, where a body counts as differing.
+    """
+    first, second = np.clip(predicted, *_RANGE_HU), np.clip(found, *_RANGE_HU)
+    body = (first > _BODY_HU) | (second > _BODY_HU)
+    if not body.any():
+        return None
+    alike = np.abs(first[body] - second[body]) <= SAME_HU
+    return 100.0 * float(1 - alike.mean())

@@ -31,6 +31,7 @@ class Match:
         matched: whether the name is known.
         original: its own name, as far as it may be told.
         above: a structure that lies below it in every body.
+        instead_of: the standard name that another structure of the case got before it.
     """
 
     name: str
@@ -39,6 +40,15 @@ class Match:
     matched: bool = True
     original: str = ""
     above: str = ""
+    instead_of: str = ""
+
+    @property
+    def remark(self) -> str:
+        """A sentence about a standard name that two structures of a case could have; "" where there is none."""
+        if not self.instead_of:
+            return ""
+        told = f"'{self.original}' is called {self.name}, as another structure is {self.instead_of}"
+        return told if self.kind == "target" else f"{told}, and is of kind other"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class NameTable:
         self.names: dict[str, Match] = {}
         """Standard name -> what it is."""
         self._exact: dict[str, Row] = {}  # decisions about one spelling
+        self._spelled: dict[str, Row] = {}  # the same whatever the letter case
         self._whole: dict[str, Row] = {}  # normal form -> row, for names without a side
         self._sided: dict[str, Row] = {}  # normal form of what is left of a name without its side -> row
         self._french: dict[str, Row] = {}
@@ -99,8 +100,7 @@ class NameTable:
         """What all structures of a case are, with names that are unique whatever they are called.
 
         Of several structures with one standard name, the first that has contours keeps it, one that is spelled so
-        before others. The others get a number behind the name; they keep their kind as targets only, and else count
-        as not known, so that a person decides.
+        before others. The others get a number behind the name and a remark; they keep their kind as targets only.
 
         Args:
             structures: name and RT ROI Interpreted Type of each.
@@ -131,8 +131,15 @@ class NameTable:
         return list(dict.fromkeys(near))[:count]
 
     def _decided(self, original: str) -> Match | None:
-        row = self._exact.get(_spelling(original))
-        return row.match() if row else None
+        """What a row about this spelling says, or else one about another letter case of a name that is not standard."""
+        row = self._exact.get(_spelling(original)) or self._spelled.get(_spelling(original).casefold())
+        if row is None or (_spelling(row.original) != _spelling(original) and self._is_standard(original)):
+            return None
+        return row.match()
+
+    def _is_standard(self, original: str) -> bool:
+        known = self._known(original)
+        return known is not None and known.name == _spelling(original)
 
     def _known(self, original: str) -> Match | None:
         return self._by_form(normal_form(original)) or self.by_rule(original)
@@ -172,6 +179,7 @@ class NameTable:
         self.names |= {row.name: row.match()} if row.sides != "only" else {}
         if row.original:
             self._exact[_spelling(row.original)] = row
+            self._spelled[_spelling(row.original).casefold()] = row
         if row.original and not row.synonyms:
             return
         reverse = "_".join(reversed(row.name.split("_")))  # TG-263's reverse order names: Mandible_Bone
@@ -189,9 +197,11 @@ class NameTable:
 def _placed(match: Match, name: str, present: set[str]) -> Match:
     """A match under the name that it got among others."""
     above = match.above if match.above in present else ""
-    if name == match.name or match.kind == "target" or not match.matched:
+    if name == match.name or not match.matched:
         return replace(match, name=name, above=above)
-    return replace(match, name=name, kind="other", matched=False, above="")
+    if match.kind == "target":
+        return replace(match, name=name, above=above, instead_of=match.name)
+    return replace(match, name=name, kind="other", above="", instead_of=match.name)
 
 
 def assign(names: Sequence[str], order: Iterable[int] | None = None) -> dict[int, str]:
@@ -215,7 +225,7 @@ def assign(names: Sequence[str], order: Iterable[int] | None = None) -> dict[int
 
 
 def _spelling(original: str) -> str:
-    return " ".join(original.split()).casefold()
+    return " ".join(original.split())
 
 
 def _near(form: str, forms: Iterable[str], count: int) -> list[str]:

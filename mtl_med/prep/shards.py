@@ -20,10 +20,11 @@ from mtl_med.files import read_json, sha256_bytes, within
 from mtl_med.manifest import Case
 from mtl_med.prep.convert import PREP_VERSION
 from mtl_med.prep.raw import Source
-from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, hold, keep_apart
+from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, hold, is_staged_file, keep_apart, staged_case
+from mtl_med.prep.wholeness import missing
 from mtl_med.provenance import write_record
 
-__all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "write_shard"]
+__all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "require_shards", "write_shard"]
 
 AnySource = TypeVar("AnySource", bound=Source)
 _RECORD = re.compile(r"run-(\d+)of(\d+)\.json")
@@ -122,17 +123,17 @@ def open_shard(out: Path, source: Path, shard: Shard) -> Iterator[None]:
 def _clear(out: Path, shard: Shard) -> None:
     """Remove temporary files of this shard's cases; those of other shards may be in use."""
     for path in (out / "cases").glob(f"{STAGING_PREFIX}*"):
-        if shard.holds(path.name.removeprefix(STAGING_PREFIX)[:-_RANDOM_PART]):
+        if shard.holds(path.name.removeprefix(STAGING_PREFIX)[:-_RANDOM_PART]) and staged_case(path):
             shutil.rmtree(path)
     for path in (out / "cases").glob(f"*/{STAGING_PREFIX}*"):
-        if shard.holds(path.parent.name):
+        if shard.holds(path.parent.name) and is_staged_file(path):
             path.unlink()
 
 
 def plan_digest(recipe_digest: str, sources: Iterable[Source], splits: Mapping[str, str]) -> str:
     """Hash over what all shards have to agree on: recipe, version, and every case of the source with its split."""
     rows = sorted(f"{source.id}\t{source.group}\t{splits[source.id]}" for source in sources)
-    return sha256_bytes("\n".join([recipe_digest, PREP_VERSION, *rows]).encode())
+    return sha256_bytes("\n".join([recipe_digest, PREP_VERSION, *rows]).encode(errors="surrogateescape"))
 
 
 def write_shard(
@@ -194,6 +195,17 @@ class Merged:
         return [Source(case_id, case.group, out, ()) for case_id, case in self.outcomes.items()]
 
 
+def require_shards(out: Path) -> None:
+    """Refuse a folder that no shard was converted into, before anything is made there.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    if not any(_RECORD.fullmatch(path.name) for path in out.glob("run-*of*.json")):
+        fix = "Give the folder of the shards; run every shard first: --shard k/n"
+        raise UsageError("holds no shards", where=out, fix=fix)
+
+
 def merge(out: Path, dataset: str) -> Merged:
     """Read what all shards of a study folder left; the caller holds the study's lock.
 
@@ -214,13 +226,14 @@ def merge(out: Path, dataset: str) -> Merged:
 
 def _records(out: Path, dataset: str) -> dict[Shard, dict[str, Any]]:
     """The record of every shard, checked to belong together."""
+    require_shards(out)
     matches = [match for path in out.glob("run-*of*.json") if (match := _RECORD.fullmatch(path.name))]
     shards = sorted((Shard(int(match[1]), int(match[2])) for match in matches), key=lambda shard: shard.index)
     counts = sorted({shard.count for shard in shards})
     if len(counts) != 1:
         found = " and of ".join(map(str, counts))
-        fix = "Remove the run-*of*.json of those that no longer hold" if found else "Run every shard first: --shard k/n"
-        raise UsageError(f"holds shards of {found}" if found else "holds no shards", where=out, fix=fix)
+        fix = "Remove the run-*of*.json of those that no longer hold"
+        raise UsageError(f"holds shards of {found}", where=out, fix=fix)
     missing = [str(shard) for index in range(counts[0]) if (shard := Shard(index + 1, counts[0])) not in shards]
     if missing:
         told = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
@@ -256,7 +269,7 @@ def _case(out: Path, case_id: str, outcome: ShardCase, shard: Shard) -> Case:
         case = Case.read(folder)
     except UsageError:
         case = None
-    if case is None or (case.source_hash, case.split) != (outcome.source_hash, outcome.split):
+    if case is None or (case.source_hash, case.split) != (outcome.source_hash, outcome.split) or missing(case):
         raise UsageError(
             "is not as its shard left it: removed or changed since", where=folder, fix=f"Run --shard {shard} again"
         )

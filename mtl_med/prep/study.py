@@ -5,24 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mtl_med.errors import OutputError, UsageError
-from mtl_med.files import read_json, within
-from mtl_med.manifest import Case
+from mtl_med.files import json_fault, read_json, within
+from mtl_med.manifest import MAKE_MANIFEST_AGAIN, Case
 from mtl_med.prep.raw import Source
 from mtl_med.prep.splits import SPLITS_OF_GROUP
 
-__all__ = ["STAGING_PREFIX", "hold", "keep_apart", "kept_cases", "open_study"]
+__all__ = ["STAGING_PREFIX", "hold", "is_staged_file", "keep_apart", "kept_cases", "open_study", "staged_case"]
 
 log = logging.getLogger(__name__)
 
 STAGING_PREFIX = ".tmp-"
 LOCK_NAME = ".prep.lock"
+# What is cleared has to look like what preparation makes in every respect: other programs call their files so as well.
+_RANDOM = "[a-z0-9_]{8}"  # of `tempfile`
+_STAGED_CASE = re.compile(rf"{re.escape(STAGING_PREFIX)}(.+)-{_RANDOM}")
+_STAGED = {"case", "old"}
+_STAGED_FILE = re.compile(
+    rf"{re.escape(STAGING_PREFIX)}{_RANDOM}"
+    r"(?:(?:manifest|case|run|run-\d+of\d+)\.json|(?:quality|names_review)\.csv|quality\.html)"
+)
 
 
 @contextlib.contextmanager
@@ -78,12 +86,28 @@ def hold(lock: BinaryIO, out: Path, *, shared: bool = False) -> None:
         raise UsageError("another run is writing this study", where=out, fix="Wait for it to end") from error
 
 
+def staged_case(path: Path) -> str:
+    """Id of the case that a staging folder of preparation is of; "" for anything else, which is the user's own."""
+    match = _STAGED_CASE.fullmatch(path.name)
+    if not match or path.is_symlink() or not path.is_dir() or not {item.name for item in path.iterdir()} <= _STAGED:
+        return ""
+    return match[1]
+
+
+def is_staged_file(path: Path) -> bool:
+    """Whether a file is one that was being written when a run of preparation was killed."""
+    return bool(_STAGED_FILE.fullmatch(path.name)) and path.is_file()
+
+
 def _clear(out: Path) -> None:
-    left = [*out.glob(f"{STAGING_PREFIX}*"), *(out / "cases").glob(f"{STAGING_PREFIX}*")]
-    left += (out / "cases").glob(f"*/{STAGING_PREFIX}*")
+    files = [*out.glob(f"{STAGING_PREFIX}*"), *(out / "cases").glob(f"*/{STAGING_PREFIX}*")]
     try:
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+        for path in (out / "cases").glob(f"{STAGING_PREFIX}*"):
+            if staged_case(path):
+                shutil.rmtree(path)
+        for path in files:
+            if is_staged_file(path):
+                path.unlink()
     except OSError as error:
         raise OutputError(f"cannot clear: {error.strerror or error}", where=out, fix="Choose another --out") from error
 
@@ -91,12 +115,14 @@ def _clear(out: Path) -> None:
 def _earlier_cases(out: Path, dataset: str) -> list[Case]:
     if not (out / "manifest.json").is_file():
         return []
-    fields = read_json(out / "manifest.json")
-    if not isinstance(fields, dict) or fields.get("dataset") != dataset:
-        found = fields.get("dataset") if isinstance(fields, dict) else None
+    fields = read_json(out / "manifest.json", MAKE_MANIFEST_AGAIN)
+    found = fields.get("dataset") if isinstance(fields, dict) else None
+    if isinstance(found, str) and found != dataset:
         raise UsageError(f"holds a study of {found!r}, not of '{dataset}'", where=out, fix="Choose another --out")
+    if fault := json_fault(fields, {"dataset": str, "cases": [{"folder": str}]}):
+        raise UsageError(f"is damaged: {fault}", where=out / "manifest.json", fix=MAKE_MANIFEST_AGAIN)
     cases = []
-    for item in fields.get("cases", []):
+    for item in fields["cases"]:
         try:
             cases.append(Case.read(within(out, item["folder"])))
         except UsageError as error:
