@@ -14,7 +14,7 @@ from mtl_med.errors import GeometryError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["Grid", "lps_from_ras", "reorient", "require_same_grid", "resample", "same_grid"]
+__all__ = ["Grid", "lps_from_ras", "picture_grid", "reorient", "require_same_grid", "resample", "same_grid"]
 
 Affine = NDArray[np.float64]
 
@@ -84,6 +84,19 @@ class Grid:
         return cls(tuple(fields["shape"]), np.asarray(fields["affine_ras"]))
 
 
+def picture_grid(width: int, height: int) -> Grid:
+    """Grid of a picture as a volume of one slice: axis 0 runs to its right, axis 1 down.
+
+    A photograph has no size in mm: one mm stands for one pixel. Viewers that show axial slices seen from the feet, as
+    3D Slicer does, show such a volume the same way up as the picture.
+
+    Args:
+        width: pixels in a row.
+        height: rows.
+    """
+    return Grid((width, height, 1), np.diag([-1.0, -1.0, 1.0, 1.0]))
+
+
 def lps_from_ras(points: NDArray) -> NDArray[np.float64]:
     """Points (N, 3) in LPS from RAS, or back: x and y change sign."""
     return np.asarray(points, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])
@@ -146,7 +159,8 @@ def resample(
         source: grid of the array.
         target: grid of the result.
         order: "linear" or "nearest".
-        outside: value where the target leaves the source's voxel centres.
+        outside: value where the target leaves the source's voxels. Between the outermost centres and the outer faces
+            of their voxels, half a voxel farther, the nearest values hold; who knows nothing there has to say so.
 
     Returns:
         float32 array of the target's shape.

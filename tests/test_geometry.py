@@ -135,6 +135,19 @@ def test_resample_outside() -> None:
     assert (resample(labelled(grid.shape), grid, shifted, outside=-7) == -7).all()
 
 
+@pytest.mark.parametrize("order", ["linear", "nearest"])
+def test_resample_ends_at_the_faces_of_the_outermost_voxels(order: str) -> None:
+    values = np.broadcast_to(np.float32([1, 2, 3])[:, None, None], (3, 2, 2))
+    source = Grid(values.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+    def at(x_mm: float) -> float:
+        point = np.diag([2.0, 2.0, 2.0, 1.0])
+        point[0, 3] = x_mm
+        return float(resample(values, source, Grid((1, 1, 1), point), order=order, outside=-7)[0, 0, 0])
+
+    assert [at(x_mm) for x_mm in (-1.01, -0.99, 0, 4, 4.99, 5.01)] == [-7, 1, 1, 3, 3, -7]
+
+
 def test_sheared_grid_is_refused() -> None:
     affine = np.eye(4)
     affine[0, 1] = 0.2

@@ -46,7 +46,7 @@ def check_sources(recipe: Recipe, source: str | Path, limit: int | None = None) 
         NothingFoundError: `source` holds no such data.
     """
     sources = find_sources(recipe, Path(source).resolve(), limit)
-    splits = assign_splits(sources, recipe.fractions)
+    splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
     table = NameTable.load(recipe.names, recipe.options.table) if recipe.names else None
     lines = [line for item in sources for line in _told(item, splits[item.id], recipe, table)]
     faults = sum(bool(item.fault) for item in sources)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_med.errors import UsageError, nearest
+from mtl_med.parallel import at_least_one
 from mtl_med.prep.recipe import ReaderOptions, Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "study folder to write: CT (HU), dose (Gy), structures as NIfTI, quality.csv, quality.html"
     parser.add_argument("--out", type=Path, help=f"{about}; needed unless --check")
     about = "cases converted at a time (default: one per processor)"
-    parser.add_argument("--workers", type=_count, metavar="N", help=about)
+    parser.add_argument("--workers", type=at_least_one, metavar="N", help=about)
     about = "prepare N cases only: the first of each group (training, validation, test) by its share (default: all)"
-    parser.add_argument("--limit", type=_count, metavar="N", help=about)
+    parser.add_argument("--limit", type=at_least_one, metavar="N", help=about)
     about = "convert again what is finished (default: only what is new or has changed)"
     parser.add_argument("--overwrite", action="store_true", help=about)
     parser.add_argument("--check", action="store_true", help="tell what would be converted, and write nothing")
@@ -76,12 +77,6 @@ def _dataset(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
-    return int(text)
-
-
 def _grid(text: str) -> str | float:
     if text in ("ct", "dose"):
         return text
@@ -114,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
             report = prepare_shard(recipe, args.source, args.out, Shard.parse(args.shard), how)
         else:
             report = prepare(recipe, args.source, args.out, how)
-    for reason in report.failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
+    for case_id, reason in report.failed.items():
+        told = reason if reason.startswith(case_id) else f"{case_id}: {reason}"
+        print(f"failed: {told}", file=sys.stderr)
     print(_part_of(report, args.shard) if args.shard else _summary(report))
     return report.exit_code
 
@@ -133,6 +129,10 @@ def _refuse_what_cannot_be_meant(args: argparse.Namespace) -> None:
     chosen = [name for name in ("check", "merge", "shard", "scheduler") if getattr(args, name)]
     if len(chosen) > 1:
         raise UsageError(f"--{chosen[0]} and --{chosen[1]} cannot be used together", fix="Choose one")
+    without_meaning = [name for name in ("source", "limit", "workers", "overwrite") if getattr(args, name)]
+    if args.merge and without_meaning:
+        why = "It converts nothing: what the shards made becomes one study"
+        raise UsageError(f"--{without_meaning[0]} has no meaning with --merge", why=why, fix="Leave it out")
 
 
 def _with_options(recipe: Recipe, args: argparse.Namespace) -> Recipe:

@@ -10,13 +10,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, OutputError, UsageError
 from mtl_med.files import read_json, sha256_bytes, sha256_file, within
 from mtl_med.io.nifti import encode_nifti
+from mtl_med.io.picture import encode_png
 from mtl_med.manifest import Case, Structure
 from mtl_med.prep.overlay import OVERLAY_FILE, write_overlay
 from mtl_med.prep.quality import Measures, findings, measure
@@ -29,7 +32,7 @@ from mtl_med.prep.unions import add_unions
 
 __all__ = ["PREP_VERSION", "Job", "Quality", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
 
-PREP_VERSION = "2"  # raise it when the same source gives other files
+PREP_VERSION = "3"  # raise it when the same source gives other files
 QUALITY_FILE = "quality.json"
 
 
@@ -91,10 +94,18 @@ def source_hash(source: Source, recipe: Recipe) -> str:
     total = hashlib.sha256(f"{PREP_VERSION}\n{recipe.digest}\n".encode())
     for path in source.files:
         try:
-            total.update(os.fsencode(path.name) + f"\t{sha256_file(path)}\n".encode())
+            status = path.stat()
+            digest = _digest(path, status.st_size, status.st_mtime_ns)
+            total.update(os.fsencode(path.name) + f"\t{digest}\n".encode())
         except OSError as error:
             raise CaseError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the file") from error
     return total.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    """Hash of a file, read once where it belongs to case after case, as a table of all cases does."""
+    return sha256_file(path)
 
 
 def finished(folder: Path, digest: str) -> Case | None:
@@ -125,7 +136,7 @@ def convert(job: Job, recipe: Recipe, cases_dir: Path, digest: str) -> Case:
         staging = Path(tempfile.mkdtemp(dir=cases_dir, prefix=f"{STAGING_PREFIX}{raw.id}-"))
         try:
             (staging / "case").mkdir()  # unlike mkdtemp's own folder, with the permissions that the user's umask says
-            case = _write(raw, measures, staging / "case", job, digest, notes)
+            case = _write(raw, measures, staging / "case", job, digest, notes, recipe)
             _put(staging, final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -144,19 +155,27 @@ def _put(staging: Path, final: Path) -> None:
     (staging / "case").rename(final)
 
 
-def _write(raw: RawCase, measures: Measures, folder: Path, job: Job, digest: str, notes: tuple[str, ...]) -> Case:
+def _write(
+    raw: RawCase, measures: Measures, folder: Path, job: Job, digest: str, notes: tuple[str, ...], recipe: Recipe
+) -> Case:
     def array(key: str) -> NDArray:
         return raw.volumes[key] if key in raw.volumes else raw.masks[key.removeprefix("structures/")]
 
-    (folder / "structures").mkdir()
-    files = {}
-    for key in (*raw.volumes, *(f"structures/{name}" for name in raw.masks)):
-        data = encode_nifti(array(key), raw.grid, where=folder / key)
-        (folder / f"{key}.nii.gz").write_bytes(data)
-        files[key] = {"path": f"{key}.nii.gz", "sha256": sha256_bytes(data)}
+    def store(key: str) -> dict[str, str]:
+        if raw.grid is None:
+            path, data = _picture_path(key, raw), encode_png(raw.pictures[key])
+        else:
+            path, data = f"{key}.nii.gz", encode_nifti(array(key), raw.grid, where=folder / key)
+        (folder / path).write_bytes(data)
+        return {"path": path, "sha256": sha256_bytes(data)}
+
+    if raw.grid is not None:
+        (folder / "structures").mkdir()
+    keys = [*raw.volumes, *(f"structures/{name}" for name in raw.masks), *raw.pictures]
+    files = {key: store(key) for key in keys}
     account = {key: list(items) for key, items in (*job.source.account.items(), *raw.account.items())}
     quality = {"measures": dict(measures), "oddities": list(notes), "account": account, "unmatched": raw.unmatched}
-    (folder / QUALITY_FILE).write_text(json.dumps(quality, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(folder / QUALITY_FILE, quality)
     structures = {name: _structure(name, raw, measures) for name in raw.facts}
     has_organs = any(item.kind == "oar" and item.status != "not_contoured" for item in structures.values())
     case = Case(
@@ -165,7 +184,12 @@ def _write(raw: RawCase, measures: Measures, folder: Path, job: Job, digest: str
         folder=folder,
         grid=raw.grid,
         files=files,
-        tasks=(*(["oar"] if has_organs else []), *(["dose"] if "dose" in raw.volumes else [])),
+        tasks=(
+            *(["oar"] if has_organs else []),
+            *(["dose"] if "dose" in raw.volumes else []),
+            *_outlined_tasks(recipe, structures),
+            *raw.labels,
+        ),
         structures=structures,
         prescriptions_gy={
             name: fact.prescription_gy
@@ -173,21 +197,49 @@ def _write(raw: RawCase, measures: Measures, folder: Path, job: Job, digest: str
             if fact.prescription_gy and structures[name].status == "contoured"
         },
         fractions=raw.fractions,
-        spacing_mm=raw.grid.spacing_mm,
+        spacing_mm=raw.grid.spacing_mm if raw.grid else (),
         source_hash=digest,
         notes=notes,
+        labels=dict(raw.labels),
+        group=raw.group,
     )
-    write_overlay(case, folder / OVERLAY_FILE, array)
-    case.write()
+    if raw.grid is not None:
+        write_overlay(case, folder / OVERLAY_FILE, array)
+    _write_json(folder / "case.json", case.to_dict())
     return case
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    """As `write_json`, but not whole by itself: the folder is, and to wait for the disk takes longer than a picture."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _picture_path(key: str, raw: RawCase) -> str:
+    """`image.png`; `mask.png` where there is one mask, else `mask_<structure>.png`."""
+    name = key.removeprefix("structures/")
+    if name == key:
+        return f"{key}.png"
+    return "mask.png" if sum(item.startswith("structures/") for item in raw.pictures) == 1 else f"mask_{name}.png"
+
+
+def _outlined_tasks(recipe: Recipe, structures: Mapping[str, Structure]) -> list[str]:
+    """Segmentation tasks whose structures the recipe names, of which the case has one."""
+    tasks: Mapping[str, Mapping[str, Sequence[str]]] = recipe.facts.get("tasks", {})
+    outlined = {name for name, item in structures.items() if item.status != "not_contoured"}
+    return [
+        name
+        for name, fields in tasks.items()
+        if fields.get("kind") == "segmentation" and outlined.intersection(fields.get("class_names", ()))
+    ]
 
 
 def _structure(name: str, raw: RawCase, measures: Measures) -> Structure:
     fact = raw.facts[name]
-    if name not in raw.masks:
+    if name not in raw.masks and f"structures/{name}" not in raw.pictures:
         return Structure(fact.original, fact.kind, "not_contoured")
-    status = "contoured" if measures[f"{name}.voxels"] else "empty"
-    return Structure(fact.original, fact.kind, status, measures[f"{name}.volume_cc"])
+    status = "contoured" if measures[f"{name}.{'voxels' if raw.grid else 'pixels'}"] else "empty"
+    return Structure(fact.original, fact.kind, status, measures.get(f"{name}.volume_cc"))
 
 
 @dataclass(frozen=True)

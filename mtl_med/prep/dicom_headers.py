@@ -197,6 +197,8 @@ def _texts(dataset: Dataset, keyword: str) -> list[str]:
     """All values of an attribute as text; none where it is missing or cannot be understood."""
     from pydicom.multival import MultiValue
 
+    if keyword not in dataset:
+        return []
     try:
         value = dataset.get(keyword)
         values: Iterable[object] = value if isinstance(value, MultiValue) else [value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +15,23 @@ from mtl_med.files import read_json, write_text
 from mtl_med.manifest import Case, Manifest
 from mtl_med.parallel import Outcome, map_cases
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
+from mtl_med.prep.mosaic import write_mosaics
 from mtl_med.prep.quality import quality_table
 from mtl_med.prep.quality_page import write_quality_page
+from mtl_med.prep.quality_rows import short_notes
 from mtl_med.prep.raw import Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
 from mtl_med.prep.review import review_names
-from mtl_med.prep.shards import Shard, ShardCase, merge, open_shard, plan_digest, write_shard
+from mtl_med.prep.shards import Shard, ShardCase, merge, open_shard, plan_digest, require_shards, write_shard
 from mtl_med.prep.splits import assign_splits, first_of_each_group
 from mtl_med.prep.study import kept_cases, open_study
+from mtl_med.prep.wholeness import missing
 from mtl_med.provenance import write_record
 
 __all__ = ["How", "Report", "find_sources", "merge_shards", "prepare", "prepare_shard"]
 
+log = logging.getLogger(__name__)
 
 QUALITY_PAGE = "quality.html"
 
@@ -119,10 +124,9 @@ def prepare(recipe: Recipe, source: str | Path, out: str | Path, how: How = _DEF
     with open_study(out, source, recipe.dataset) as earlier:
         _require_same_identities(recipe, out)
         report, cases = _convert_all(sources, recipe, out, how)
-        others = kept_cases(earlier, sources)
-        report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others])
-        report.seconds = time.time() - started
-        _write(report, recipe, _told(recipe, source, how, started))
+        others = _whole(kept_cases(earlier, sources))
+        report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others], recipe.classes)
+        _write(report, recipe, _told(recipe, source, how, started), started, how.workers)
         review_names(report, recipe, sources)
     return report
 
@@ -146,9 +150,9 @@ def prepare_shard(recipe: Recipe, source: str | Path, out: str | Path, shard: Sh
     source, out = Path(source).resolve(), Path(out).resolve()
     sources = find_sources(recipe, source, how.limit)
     with open_shard(out, source, shard):
-        splits = assign_splits(sources, recipe.fractions)
+        splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
         report, cases = _convert_all(sources, recipe, out, how, shard)
-        report.manifest = Manifest.build(recipe.dataset, out, cases)
+        report.manifest = Manifest.build(recipe.dataset, out, cases, recipe.classes)
         report.seconds = time.time() - started
         done = {case.id: case for case in cases}
         outcomes = {
@@ -180,17 +184,17 @@ def merge_shards(recipe: Recipe, out: str | Path) -> Report:
     """
     started = time.time()
     out = Path(out).resolve()
+    require_shards(out)
     with open_study(out, None, recipe.dataset) as earlier:
         merged = merge(out, recipe.dataset)
-        others = kept_cases(earlier, merged.sources(out))
+        others = _whole(kept_cases(earlier, merged.sources(out)))
         report = Report(
-            Manifest.build(recipe.dataset, out, [*merged.cases, *others]),
+            Manifest.build(recipe.dataset, out, [*merged.cases, *others], recipe.classes),
             merged.converted,
             merged.skipped,
             merged.failed,
-            time.time() - started,
         )
-        _write(report, recipe, {"shards": merged.shards, "started": _clock(started)})
+        _write(report, recipe, {"shards": merged.shards, "started": _clock(started)}, started)
         review_names(report, recipe)
     return report
 
@@ -198,7 +202,7 @@ def merge_shards(recipe: Recipe, out: str | Path) -> Report:
 def _convert_all(
     sources: Sequence[Source], recipe: Recipe, out: Path, how: How, shard: Shard | None = None
 ) -> tuple[Report, list[Case]]:
-    splits = assign_splits(sources, recipe.fractions)
+    splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
     own = shard.select(sources) if shard else sources
     jobs = [Job(item, splits[item.id]) for item in own]
     cases: list[Case] = []
@@ -214,12 +218,33 @@ def _convert_all(
 
 
 def _outcomes(jobs: Sequence[Job], recipe: Recipe, out: Path, how: How) -> Iterator[Outcome[tuple[Case, bool]]]:
-    work = partial(prepare_case, recipe, out / "cases", how.overwrite)
+    work = partial(_prepare_whole, recipe, out / "cases", how.overwrite)
     if not how.scheduler:
         return map_cases(work, jobs, workers=how.workers, label="prepare")
     from mtl_med.prep.cluster import map_cases_on_cluster
 
     return map_cases_on_cluster(work, jobs, scheduler=how.scheduler, label="prepare")
+
+
+def _prepare_whole(recipe: Recipe, cases_dir: Path, overwrite: bool, job: Job) -> tuple[Case, bool]:
+    """As `prepare_case`; a finished case that the study cannot be made of is converted again."""
+    case, converted = prepare_case(recipe, cases_dir, overwrite, job)
+    if converted or not missing(case):
+        return case, converted
+    return prepare_case(recipe, cases_dir, True, job)
+
+
+def _whole(kept: Sequence[Case]) -> list[Case]:
+    """The cases whose files are all there; the others are left out with a warning, as their source is not at hand."""
+    found = {case.id: missing(case) for case in kept}
+    for case_id, what in found.items():
+        if what:
+            log.warning(
+                "%s is left out of the manifest: %s. Prepare its source again: it is then converted anew",
+                case_id,
+                what.rstrip("."),
+            )
+    return [case for case in kept if not found[case.id]]
 
 
 def _require_same_identities(recipe: Recipe, out: Path) -> None:
@@ -231,7 +256,10 @@ def _require_same_identities(recipe: Recipe, out: Path) -> None:
     record = out / "run.json"
     if not record.is_file():
         return
-    earlier, now = bool(read_json(record).get("deidentified")), recipe.options.key is not None
+    fields = read_json(record, "Choose another --out, or remove it if you know how the study was made")
+    if not isinstance(fields, dict):
+        raise UsageError("is no record of a run", where=record, fix="Choose another --out")
+    earlier, now = bool(fields.get("deidentified")), recipe.options.key is not None
     if earlier != now:
         told = "with" if earlier else "without"
         raise UsageError(f"holds a study that was made {told} --deidentify", where=out, fix="Choose another --out")
@@ -249,14 +277,16 @@ def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
-def _write(report: Report, recipe: Recipe, told: dict[str, Any]) -> None:
+def _write(report: Report, recipe: Recipe, told: dict[str, Any], started: float, workers: int = 1) -> None:
     """Quality tables, manifest and run record, in this order: a manifest never stands without its tables."""
     manifest = report.manifest
     found = {case.id: read_quality(case) for case in manifest}
     rows = [(case.id, case.split, found[case.id].measures, found[case.id].notes) for case in manifest]
     write_text(manifest.root / "quality.csv", quality_table(rows))
-    write_quality_page(manifest, found, manifest.root / QUALITY_PAGE, failed=report.failed)
+    sheets = write_mosaics(manifest, {key: short_notes(item.notes) for key, item in found.items()}, workers)
+    write_quality_page(manifest, found, manifest.root / QUALITY_PAGE, failed=report.failed, sheets=sheets)
     manifest.write()
+    report.seconds = time.time() - started
     fields = told | {
         "seconds": round(report.seconds, 2),
         "prep_version": PREP_VERSION,

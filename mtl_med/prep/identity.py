@@ -85,7 +85,8 @@ class Pseudonyms:
             length: number of digits, up to 64.
         """
         texts = [kind, *(part.strip(" \0") for part in parts)]
-        message = b"".join(len(data := text.encode()).to_bytes(8, "big") + data for text in texts)
+        encoded = [text.encode(errors="surrogateescape") for text in texts]
+        message = b"".join(len(data).to_bytes(8, "big") + data for data in encoded)
         return hmac.new(self._key, message, sha256).hexdigest()[:length]
 
     @classmethod

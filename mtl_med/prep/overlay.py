@@ -19,7 +19,9 @@ from mtl_med.files import atomic_path
 from mtl_med.geometry import Grid, reorient
 from mtl_med.io.nifti import read_nifti
 from mtl_med.manifest import Case
+from mtl_med.prep.body import BODY_HU
 from mtl_med.prep.overlay_sheet import PLANES_BOX, SHOWN_FROM, Plane, Scale, draw_sheet
+from mtl_med.prep.turning import bounding_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +35,9 @@ Number = TypeVar("Number", int, float)
 
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # that run along the columns and the rows
 _LAYERS = {"external": 0, "other": 1, "oar": 2, "target": 3}  # targets on top, so that no organ's line hides theirs
-_BODY_ABOVE_HU = -300
 _BODY_PART = 0.01  # of a row or column of a slice: less than this above air is noise
 _MARGIN_MM = 12.0
+_LUNGS, _LUNG_WINDOW_HU = "Lungs", (-1150.0, 250.0)
 
 
 def write_overlay(case: Case, path: str | Path, load: Load | None = None) -> None:
@@ -57,6 +59,8 @@ def write_overlay(case: Case, path: str | Path, load: Load | None = None) -> Non
 
 def draw_overlay(case: Case, load: Load | None = None) -> Image:
     """Three planes through the target of the highest prescription; else the high dose, else most structures.
+
+    A case with lungs and nothing else is shown in a window in which these are not black.
 
     The patient's right and front are on the left. Structures are outlined in the colours that they have in all files;
     the dose wash is relative to the highest prescription, or to the highest dose where none is known. A grey line
@@ -106,7 +110,7 @@ def thumbnail(path: str | Path, width: int = 480) -> bytes:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CaseError("is no picture that can be read", where=path, fix="Draw it again") from error
     stream = io.BytesIO()
-    small = planes.resize((width, round(width * planes.height / planes.width)), Image.Resampling.LANCZOS)
+    small = planes.resize((width, round(width * planes.height / planes.width)), Image.Resampling.HAMMING)
     small.save(stream, format="JPEG", quality=80)
     return stream.getvalue()
 
@@ -121,8 +125,9 @@ def _planes(case: Case, grid: Grid, volume: Load, names: list[str]) -> tuple[lis
     dose, highest_gy = {}, 0.0
     if case.has("dose"):
         dose_gy = volume("dose")
-        dose, highest_gy = _cuts(dose_gy, centre), float(np.fmax.reduce(dose_gy, axis=None))
+        dose, highest_gy = _cuts(dose_gy, centre), _highest(dose_gy)
     hundred_percent_gy = _prescription_gy(case) or highest_gy
+    window = {"window_hu": _LUNG_WINDOW_HU} if names == [_LUNGS] else {}
     planes = [
         Plane(
             name=plane,
@@ -133,6 +138,7 @@ def _planes(case: Case, grid: Grid, volume: Load, names: list[str]) -> tuple[lis
             dose=np.nan_to_num(dose[plane]) / hundred_percent_gy if highest_gy > 0 else None,
             known=known[plane] > 0 if known else None,
             outlines={name: cuts[plane] > 0 for name, cuts in masks.items()},
+            **window,
         )
         for plane, (across, up) in _AXES.items()
     ]
@@ -161,22 +167,30 @@ def _centre(case: Case, shape: Voxel, volume: Load, names: list[str]) -> Voxel:
     """The voxel in which the planes cross."""
     targets = [name for name in names if case.structures[name].kind == "target"]
     for name in sorted(targets, key=lambda name: -case.prescriptions_gy.get(name, 0.0)):
-        if found := _middle(volume(f"structures/{name}") > 0):
+        if found := _middle(volume(f"structures/{name}")):
             return found
     if case.has("dose"):
         dose_gy = volume("dose")
-        highest_gy = np.fmax.reduce(dose_gy, axis=None)
+        highest_gy = _highest(dose_gy)
         if highest_gy > 0 and (found := _middle(dose_gy >= 0.9 * highest_gy)):
             return found
+    if names == [_LUNGS] and (found := _middle(volume(f"structures/{_LUNGS}"))):
+        return found  # through a lung: most of the columns that hold any pass between them
     crossed = [np.zeros(size, dtype=np.int64) for size in shape]
     for name in names:
-        for total, profile in zip(crossed, _profiles(volume(f"structures/{name}") > 0), strict=True):
+        for total, profile in zip(crossed, _profiles(volume(f"structures/{name}")), strict=True):
             total += profile > 0
     if any(total.any() for total in crossed):
         return _best(crossed)
-    if case.has("ct") and (found := _middle(volume("ct") > _BODY_ABOVE_HU)):
+    if case.has("ct") and (found := _middle(volume("ct") > BODY_HU)):
         return found
     return _best(crossed)
+
+
+def _highest(dose_gy: NDArray) -> float:
+    """Highest dose of what is a number; `fmax` takes five times as long, and is seldom needed."""
+    highest_gy = dose_gy.max()
+    return float(np.fmax.reduce(dose_gy, axis=None) if np.isnan(highest_gy) else highest_gy)
 
 
 def _middle(mask: NDArray) -> Voxel | None:
@@ -187,8 +201,14 @@ def _middle(mask: NDArray) -> Voxel | None:
 
 def _profiles(mask: NDArray) -> list[NDArray]:
     """Number of voxels of the mask in each slice, for each axis."""
-    rows = mask.sum(axis=2, dtype=np.int32)
-    return [rows.sum(axis=1), rows.sum(axis=0), mask.sum(axis=(0, 1), dtype=np.int64)]
+    box = bounding_box(mask)
+    part = mask[box] > 0
+    profiles = []
+    for axis, (size, side) in enumerate(zip(mask.shape, box, strict=True)):
+        profile = np.zeros(size, dtype=np.int64)
+        profile[side] = part.sum(axis=tuple({0, 1, 2} - {axis}))
+        profiles.append(profile)
+    return profiles
 
 
 def _best(profiles: list[NDArray]) -> Voxel:
@@ -201,7 +221,7 @@ def _cropped(plane: Plane) -> Plane:
     """The plane without the air around: what is left shows the body, every structure and the dose."""
     shown = np.zeros(plane.shape, dtype=bool)
     if plane.ct is not None:
-        body = plane.ct > _BODY_ABOVE_HU
+        body = plane.ct > BODY_HU
         shown |= (body.mean(axis=1) > _BODY_PART)[:, None] & (body.mean(axis=0) > _BODY_PART)
     if plane.dose is not None:
         shown |= plane.dose >= SHOWN_FROM
@@ -211,10 +231,12 @@ def _cropped(plane: Plane) -> Plane:
 
 
 def _subtitle(case: Case, highest_gy: float) -> str:
-    """Prescriptions and highest dose, as far as they are known."""
+    """Prescriptions, highest dose and labels, as far as they are known."""
     parts = []
     if levels := sorted(set(case.prescriptions_gy.values()), reverse=True):
         parts.append(f"prescribed {', '.join(f'{gy:g}' for gy in levels)} Gy")
     if case.has("dose"):
         parts.append(f"highest dose {highest_gy:.1f} Gy")
-    return "   ".join([*parts, *(f"no {key}" for key in ("ct", "dose") if not case.has(key))])
+    parts += [f"{task} {value:g}" for task, value in case.labels.items()]
+    expected = ("ct",) if case.labels else ("ct", "dose")
+    return "   ".join([*parts, *(f"no {key}" for key in expected if not case.has(key))])

@@ -50,6 +50,7 @@ class Plane:
         dose: part of the dose of 100 %; None without dose.
         known: where dose is known; None where nothing tells.
         outlines: structure name -> mask, in drawing order.
+        window_hu: HU of black and of white.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Plane:
     dose: NDArray | None = None
     known: NDArray | None = None
     outlines: Mapping[str, NDArray] = field(default_factory=dict)
+    window_hu: tuple[float, float] = _CT_WINDOW_HU
 
     def cropped(self, shown: NDArray, margin_mm: float) -> Plane:
         """The box around `shown` (rows, columns), wider by a margin; the plane itself where nothing is shown."""
@@ -130,27 +132,37 @@ def draw_plane(plane: Plane) -> Image:
     def inside(mask: NDArray) -> NDArray[np.bool_]:
         return enlarged(np.where(mask, 255, 0).astype(np.uint8)) > 127
 
-    picture = np.zeros((rows, columns, 3), dtype=np.float32)
+    grey: NDArray[np.floating] = np.zeros((rows, columns), dtype=np.float32)
     if plane.ct is not None:
-        low, high = _CT_WINDOW_HU
+        low, high = plane.window_hu
         hu = enlarged(np.nan_to_num(plane.ct, nan=low).astype(np.float32))
-        picture += (np.clip((hu - low) / (high - low), 0, 1) * 255)[..., None]
+        grey = np.clip((hu - low) / (high - low), 0, 1) * 255
+    picture = np.repeat(grey[..., None], 3, axis=2)
     if plane.dose is not None:
         dose = enlarged(plane.dose.astype(np.float32))
-        weight = np.where(dose >= SHOWN_FROM, _WASH_WEIGHT, 0)[..., None]
-        picture += weight * (wash_rgb(dose) - picture)
+        shown = dose >= SHOWN_FROM
+        picture[shown] += np.float32(_WASH_WEIGHT) * (wash_rgb(dose[shown]) - picture[shown])
     if plane.known is not None:
         picture[_border(inside(plane.known), 1)] = _KNOWN
     for name, mask in plane.outlines.items():
         if mask.any():
-            region = inside(mask)
-            picture[_border(region, _SHADE)] *= 0.4
-            picture[_border(region, _STROKE)] = colour(name)
+            _outline(picture, inside(mask), colour(name))
     _mark(picture, plane)
     whole = np.zeros((_FINER * PANEL, _FINER * PANEL, 3), dtype=np.uint8)
     top, left = (whole.shape[0] - rows) // 2, (whole.shape[1] - columns) // 2
     whole[top : top + rows, left : left + columns] = picture
     return Image.fromarray(whole).reduce(_FINER)
+
+
+def _outline(picture: NDArray[np.float32], region: NDArray[np.bool_], rgb: tuple[int, int, int]) -> None:
+    """Draw the line of a structure, with a shade on its inner side."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not len(rows):
+        return  # too small to be seen
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    part, within = picture[box], region[box]
+    part[_border(within, _SHADE)] *= 0.4
+    part[_border(within, _STROKE)] = rgb
 
 
 def _border(mask: NDArray, width: int) -> NDArray[np.bool_]:

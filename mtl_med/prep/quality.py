@@ -10,7 +10,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from mtl_med.geometry import Grid
 from mtl_med.prep.packed_masks import PackedMasks
+from mtl_med.prep.picture_measures import measure_picture
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.recipe import Rule, StructureFact
 from mtl_med.prep.turning import Box, bounding_box
@@ -19,7 +21,7 @@ __all__ = ["Measures", "findings", "measure", "quality_table"]
 
 Measures = Mapping[str, float | int | None]
 
-_UNIT_ENDINGS = ("cc", "gy", "mm", "percent", "voxels")
+_UNIT_ENDINGS = ("cc", "gy", "hu", "mm", "percent", "pixels", "voxels", "years")
 
 
 def measure(case: RawCase) -> dict[str, float | int | None]:
@@ -29,8 +31,10 @@ def measure(case: RawCase) -> dict[str, float | int | None]:
     `targets.prescription_gy` is the highest prescription, and `targets.D2_gy` (the 98th percentile, ICRU 83's near
     maximum) the dose of the target that has it. `x_mm`, `y_mm` and `z_mm` are the centre of gravity in RAS;
     `above_<other>_mm` and `L_to_R_mm` are how far one centre lies above another, and a left one to the left of its
-    right one. Without a dose there are no measures of it.
+    right one. Without a dose there are no measures of it. A case without grid is a photograph, see `measure_picture`.
     """
+    if case.grid is None:
+        return measure_picture(case)
     measures: dict[str, float | int | None] = {}
     measures |= {f"spacing.{axis}_mm": mm for axis, mm in zip("xyz", case.grid.spacing_mm, strict=True)}
     if "dose" in case.volumes:
@@ -38,7 +42,7 @@ def measure(case: RawCase) -> dict[str, float | int | None]:
     measures |= case.measures
     for name, fact in case.facts.items():
         part = _part(case, name) if name in case.masks else None
-        found = _structure(part, case) | (_coverage(part, case, fact) if fact.kind == "target" else {})
+        found = _structure(part, case.grid) | (_coverage(part, case, fact) if fact.kind == "target" else {})
         measures |= {f"{name}.{key}": value for key, value in found.items()}
     measures |= _targets(case, [name for name in case.facts if measures[f"{name}.voxels"]])
     for name, fact in case.facts.items():
@@ -51,14 +55,15 @@ def measure(case: RawCase) -> dict[str, float | int | None]:
 
 
 def _dose(dose: NDArray, mask: NDArray) -> dict[str, float | int | None]:
-    inside = dose[mask > 0]
+    box = bounding_box(mask)
+    inside = _values(dose[box], mask[box] > 0)
     return {
         "mask.voxels": len(inside),
         "dose.max_gy": float(dose.max()),
         "dose.mean_in_mask_gy": float(inside.mean(dtype=np.float64)) if len(inside) else None,
         "dose.zero_in_mask_percent": float(100 * np.mean(inside <= 0)) if len(inside) else None,
         "dose.outside_mask_voxels": int(np.count_nonzero(dose) - np.count_nonzero(inside)),
-        "dose.negative_voxels": int(np.count_nonzero(dose < 0)),
+        "dose.negative_voxels": int(np.count_nonzero(dose < 0)) if dose.min() < 0 else 0,
     }
 
 
@@ -72,18 +77,18 @@ def _part(case: RawCase, name: str) -> tuple[NDArray[np.bool_], Box]:
     return part > 0, box
 
 
-def _structure(found: tuple[NDArray[np.bool_], Box] | None, case: RawCase) -> dict[str, float | int | None]:
+def _structure(found: tuple[NDArray[np.bool_], Box] | None, grid: Grid) -> dict[str, float | int | None]:
     keys = ("voxels", "volume_cc", "x_mm", "y_mm", "z_mm")
     if found is None:
         return {"contoured": 0, **dict.fromkeys(keys)}
     part, box = found
     voxels = int(np.count_nonzero(part))
-    volume_cc = voxels * case.grid.voxel_volume_mm3 / 1000
+    volume_cc = voxels * grid.voxel_volume_mm3 / 1000
     centre: Iterable[float | None] = (None, None, None)
     if voxels:
         counts = [part.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
         index = [side.start + float(np.arange(len(n)) @ n) / voxels for side, n in zip(box, counts, strict=True)]
-        centre = case.grid.points_ras(np.array([index]))[0].tolist()
+        centre = grid.points_ras(np.array([index]))[0].tolist()
     return {"contoured": 1, **dict(zip(keys, [voxels, volume_cc, *centre], strict=True))}
 
 
@@ -99,7 +104,14 @@ def _coverage(
 def _within(volume: NDArray, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
     """Values of a volume within a mask."""
     part, box = found
-    return volume[box][part]
+    return _values(volume[box], part)
+
+
+def _values(volume: NDArray, mask: NDArray[np.bool_]) -> NDArray:
+    """Values where the mask is true, in the order in which they lie in memory, as any other takes ten times as long."""
+    if abs(volume.strides[0]) < abs(volume.strides[-1]):
+        volume, mask = volume.T, mask.T
+    return volume[mask]
 
 
 def _targets(case: RawCase, present: Iterable[str]) -> dict[str, float | int | None]:

@@ -14,9 +14,23 @@ from mtl_med.io.colours import colour
 from mtl_med.manifest import Case
 from mtl_med.prep.quality import Measures
 
-__all__ = ["CaseRow", "Finding", "Kind", "StructureRow", "Summary", "case_row", "finding", "kinds", "summaries"]
+__all__ = [
+    "CaseRow",
+    "Finding",
+    "Kind",
+    "StructureRow",
+    "Summary",
+    "case_row",
+    "finding",
+    "kinds",
+    "short_notes",
+    "summaries",
+]
 
-_UNITS = {"cc": "cc", "gy": "Gy", "mm": "mm", "percent": "%", "voxels": "voxels"}
+_UNITS = {
+    **{"cc": "cc", "gy": "Gy", "hu": "HU", "mm": "mm", "percent": "%"},
+    **{unit: unit for unit in ("pixels", "voxels", "years")},
+}
 _TOLD_ELSEWHERE = ("contoured", "voxels", "volume_cc", "x_mm", "y_mm", "z_mm")
 
 
@@ -147,6 +161,11 @@ def finding(note: str) -> Finding:
     return Finding("", note)
 
 
+def short_notes(notes: Iterable[str]) -> list[str]:
+    """The names of the rules behind notes, and "remark" where there is no rule; each once."""
+    return list(dict.fromkeys(finding(note).rule.replace("_", " ") or "remark" for note in notes))
+
+
 def case_row(
     case: Case,
     measures: Measures,
@@ -154,6 +173,7 @@ def case_row(
     account: Mapping[str, Sequence[str]],
     odd: Mapping[str, float],
     usual_cc: Mapping[str, float],
+    classes: Mapping[str, Sequence[str]],
 ) -> CaseRow:
     """The row of a case.
 
@@ -164,6 +184,7 @@ def case_row(
         account: heading -> sentences.
         odd: its unusual measures -> median of the study.
         usual_cc: structure -> median volume of the study.
+        classes: image-level task -> names of its classes.
     """
     noted = tuple(finding(note) for note in notes)
     general = [name for name in measures if name.rpartition(".")[0] not in case.structures]
@@ -178,20 +199,24 @@ def case_row(
             if not any(note.text.startswith(f"{measure_words(name)} is ") for note in noted)
         ),
         structures=tuple(_structure(case, name, measures, odd, usual_cc.get(name)) for name in case.structures),
-        facts=tuple((label, value) for label, value in _facts(case, measures).items() if value),
+        facts=tuple((label, value) for label, value in _facts(case, measures, classes).items() if value),
         measures=tuple(text for text in told if text),
         account=tuple((heading, tuple(sentences)) for heading, sentences in account.items() if sentences),
     )
 
 
-def _facts(case: Case, measures: Measures) -> dict[str, str]:
+def _facts(case: Case, measures: Measures, classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     highest_gy = measures.get("dose.max_gy")
+    labels = {
+        task: classes[task][int(value)] if task in classes else f"{value:g}" for task, value in case.labels.items()
+    }
     return {
         "voxels": " x ".join(str(size) for size in case.grid.shape) if case.grid else "",
         "spacing": f"{' x '.join(f'{mm:.3g}' for mm in case.spacing_mm)} mm" if case.spacing_mm else "",
         "highest dose": "" if highest_gy is None else f"{number(highest_gy)} Gy",
         "fractions": "" if case.fractions is None else str(case.fractions),
-        "labels": ", ".join(f"{task} {value:g}" for task, value in case.labels.items()),
+        **labels,
+        "group": case.group,
     }
 
 

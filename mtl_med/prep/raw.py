@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.geometry import Grid
@@ -27,6 +28,7 @@ class Source:
         files: its files, in an order that depends on the data alone.
         fault: why it cannot be used, where that shows before reading.
         patient: whose case it is, so that all cases of a patient go to one split; the id where it is empty.
+        stratum: what the splits should hold in equal parts, such as a diagnosis; empty where cases are not divided so.
         account: sentences about what was found, linked and left out, by heading.
         root: the folder that was scanned, of which a run that de-identifies tells nothing.
         identity: texts that tell who the patient is, which such a run takes out of every message.
@@ -38,6 +40,7 @@ class Source:
     files: tuple[Path, ...]
     fault: str = ""
     patient: str = ""
+    stratum: str = ""
     account: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     root: Path = Path()
     identity: tuple[str, ...] = ()
@@ -49,7 +52,7 @@ class RawCase:
 
     Args:
         id: name of the case.
-        grid: grid of all its volumes.
+        grid: grid of all its volumes and masks; None for a photograph, which has no mm.
         volumes: "ct" (HU, int16 or float32) and, where there is a dose, "dose" (Gy, float32) and "mask_dose" (uint8),
             each (X, Y, Z).
         masks: standard name -> (X, Y, Z) uint8; only contoured structures. Each is asked for one at a time.
@@ -59,10 +62,13 @@ class RawCase:
         fractions: number of treatment fractions, if known.
         account: sentences about what was converted and what was left out, by heading.
         unmatched: names of structures for which no standard name is known -> the name they got.
+        pictures: file key -> (H, W, 3) or (H, W) uint8 of a photograph, such as "image" and "structures/Lesion".
+        labels: image-level task -> index of the class in the recipe's list; a task without label is not in it.
+        group: the lesion or patient that several cases share; empty where the case stands alone.
     """
 
     id: str
-    grid: Grid
+    grid: Grid | None
     volumes: dict[str, NDArray]
     masks: Mapping[str, NDArray]
     facts: dict[str, StructureFact]
@@ -71,6 +77,9 @@ class RawCase:
     fractions: int | None = None
     account: dict[str, list[str]] = field(default_factory=dict)
     unmatched: dict[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    group: str = ""
 
 
 def _no_names(source: Source) -> list[tuple[str, str]]:

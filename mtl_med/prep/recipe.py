@@ -119,6 +119,21 @@ class Recipe:
     options: ReaderOptions = ReaderOptions()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Image-level task -> names of its classes, in the order of the indices that its reader gives."""
+        tasks: Mapping[str, Mapping[str, Any]] = self.facts.get("tasks", {})
+        return {
+            name: tuple(fields["class_names"])
+            for name, fields in tasks.items()
+            if fields.get("kind") == "classification"
+        }
+
+    @property
+    def split_seed(self) -> int:
+        """Which of the possible divisions into splits is taken."""
+        return int(self.facts.get("split_seed", 0))
+
     def with_options(self, options: ReaderOptions) -> Recipe:
         """The same with the user's decisions, and a digest of both."""
         both = sha256_bytes(f"{self.digest}\n{options.digest}\n".encode())

@@ -12,6 +12,7 @@ from mtl_med.prep.names import NameTable
 from mtl_med.prep.raw import Source
 from mtl_med.prep.readers import READERS
 from mtl_med.prep.recipe import Recipe
+from mtl_med.prep.recipe_table import table_of
 
 if TYPE_CHECKING:
     from mtl_med.prep.engine import Report
@@ -34,7 +35,7 @@ def review_names(report: Report, recipe: Recipe, sources: Sequence[Source] = ())
         return
     root = report.manifest.root
     path = root / REVIEW_FILE
-    table = NameTable.load(recipe.names, recipe.options.table)
+    table = table_of(recipe)
     unmatched: dict[str, Iterable[str]] = {case.id: read_quality(case).unmatched for case in report.manifest}
     if recipe.options.key is not None:
         path = root.parent / f"{root.name}.{REVIEW_FILE}"

@@ -21,7 +21,7 @@ MIN_UNDIVIDED_CASES = 6
 _ORDER = ("validation", "test", "tune")
 
 
-def assign_splits(sources: Iterable[Source], fractions: Mapping[str, float]) -> dict[str, str]:
+def assign_splits(sources: Iterable[Source], fractions: Mapping[str, float], seed: int = 0) -> dict[str, str]:
     """Split of each case, by the hash of whose it is: all cases of a patient go together, and stay when others come.
 
     A published training case goes to `tune` when its hash falls into the lowest `fractions["tune"]` of all hashes,
@@ -29,9 +29,13 @@ def assign_splits(sources: Iterable[Source], fractions: Mapping[str, float]) -> 
     into their shares, one behind the other, else to `fit`. Where a split is left empty and there are patients enough
     (four of the training cases for `tune`, six undivided ones for each), the patient of the smallest hash goes there.
 
+    Cases that name a stratum are divided stratum by stratum, and in equal parts of each as near as whole patients
+    allow: the splits then hold rare classes alike, but another patient more may move one between them.
+
     Args:
         sources: the cases, with their published group.
         fractions: split -> expected part of the cases.
+        seed: another seed gives another division.
 
     Returns:
         id -> "fit", "tune", "validation" or "test".
@@ -40,7 +44,12 @@ def assign_splits(sources: Iterable[Source], fractions: Mapping[str, float]) -> 
     splits = {source.id: source.group for source in sources}
     for group, wanted, enough in (("train", ("tune",), MIN_TRAINING_CASES), ("all", _ORDER, MIN_UNDIVIDED_CASES)):
         members = [source for source in sources if source.group == group]
-        chosen = _divide({_owner(source) for source in members}, {n: fractions.get(n, 0.0) for n in wanted}, enough)
+        parts = {name: fractions.get(name, 0.0) for name in wanted}
+        strata = {_owner(source): source.stratum for source in members}
+        positions = {owner: _position(f"{seed}:{owner}" if seed else owner) for owner in strata}
+        chosen = _divide({owner: positions[owner] for owner in strata if not strata[owner]}, parts, enough)
+        for name in sorted(set(strata.values()) - {""}):
+            chosen |= _divide_equally({owner: positions[owner] for owner in strata if strata[owner] == name}, parts)
         splits |= {source.id: chosen[_owner(source)] for source in members}
     return splits
 
@@ -49,13 +58,26 @@ def _owner(source: Source) -> str:
     return source.patient or source.id
 
 
-def _divide(owners: Iterable[str], fractions: Mapping[str, float], enough: int) -> dict[str, str]:
-    ordered = sorted(owners, key=_position)
+def _divide_equally(positions: Mapping[str, float], fractions: Mapping[str, float]) -> dict[str, str]:
+    """By rank: each split gets its part of these owners, to the nearest whole one."""
+    ordered = sorted(positions, key=lambda owner: (positions[owner], owner))
+    splits = dict.fromkeys(ordered, "fit")
+    start, share = 0, 0.0
+    for name, part in fractions.items():
+        share += part
+        end = round(share * len(ordered))
+        splits |= dict.fromkeys(ordered[start:end], name)
+        start = end
+    return splits
+
+
+def _divide(positions: Mapping[str, float], fractions: Mapping[str, float], enough: int) -> dict[str, str]:
+    ordered = sorted(positions, key=lambda owner: (positions[owner], owner))
     splits = dict.fromkeys(ordered, "fit")
     end = 0.0
     for name, part in fractions.items():
         start, end = end, end + part
-        splits |= {owner: name for owner in ordered if start <= _position(owner) < end}
+        splits |= {owner: name for owner in ordered if start <= positions[owner] < end}
     for name, part in fractions.items():
         free = [owner for owner in ordered if splits[owner] == "fit"]
         if part > 0 and len(ordered) >= enough and name not in splits.values() and free:

@@ -22,7 +22,7 @@ def add_unions(case: RawCase, kinds: Iterable[str]) -> None:
         case: changed in place.
         kinds: beginnings of names, such as "CTV" and "PTV".
     """
-    if not isinstance(case.masks, PackedMasks):
+    if case.grid is None or not isinstance(case.masks, PackedMasks):
         return
     for kind in kinds:
         parts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from mtl_med.errors import CaseError, GeometryError, OutputError
-from mtl_med.geometry import Grid, lps_from_ras
+from mtl_med.geometry import Grid, lps_from_ras, same_grid
 from mtl_med.io.nifti import encode_nifti, read_grid, read_nifti, write_nifti
 
 SHAPE = (5, 4, 3)
@@ -169,6 +170,56 @@ def test_damage_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(CaseError) as caught:
         read_nifti(path)
     assert str(path) in str(caught.value)
+
+
+def with_header(path: Path, **fields: object) -> Path:
+    """A file of SHAPE whose header says something else."""
+    write_nifti(path, volume("int16"), RAS)
+    data = path.read_bytes()
+    data = bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
+    header = nibabel.Nifti1Header(bytes(data[:348]), check=False)
+    for name, value in fields.items():
+        header[name] = value
+    data[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(data)) if path.suffix == ".gz" else bytes(data))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("read", [read_nifti, read_grid])
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path: Path, suffix: str, read: Callable) -> None:
+    """Nothing is allocated for it: 32767^3 voxels are 70 TB."""
+    path = with_header(tmp_path / f"v{suffix}", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])
+    with pytest.raises(CaseError, match=r"v\.nii.*: is damaged or truncated: 32767 x 32767 x 32767 voxels are 70,3"):
+        read(path)
+
+
+def test_a_volume_beyond_the_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nifti(tmp_path / "v.nii.gz", volume("int16"), RAS)
+
+    def full(data: bytes) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(gzip, "decompress", full)
+    with pytest.raises(CaseError, match=r"v\.nii\.gz: does not fit into the memory"):
+        read_nifti(tmp_path / "v.nii.gz")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_an_affine_that_is_no_number_is_refused(tmp_path: Path, form: str, value: float) -> None:
+    fields = {"srow_x": [value, 0, 0, 0]} if form == "sform" else {"sform_code": 0, "qoffset_x": value}
+    path = with_header(tmp_path / "v.nii", **fields)
+    for read in (read_nifti, read_grid):
+        with pytest.raises(GeometryError, match="has an affine .* with values that are no numbers"):
+            read(path)
+
+
+@pytest.mark.parametrize("field", ["qoffset_x", "quatern_b", "pixdim"])
+def test_a_qform_that_is_none_leaves_the_sform(tmp_path: Path, field: str, caplog: pytest.LogCaptureFixture) -> None:
+    value = [1, np.nan, 3, 1.5, 0, 0, 0, 0] if field == "pixdim" else np.nan
+    assert same_grid(read_grid(with_header(tmp_path / "v.nii", **{field: value})), RAS)
+    assert "the sform is used" in caplog.text
 
 
 def test_another_shape_or_type_is_not_written(tmp_path: Path) -> None:

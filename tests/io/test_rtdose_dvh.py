@@ -87,3 +87,17 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path, bad):
 
 def test_a_dose_without_histograms_gives_none(dicom_rt_data):
     assert read_dvhs(dicom_rt_data / "eclipse_prostate" / "RD.dcm") == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(100, 0.0), (90, 5.0), (80, 10.0), (55, 15.0), (30, 20.0), (15, 25.0), (1, 29.667)]
+)
+def test_dose_at_volume_is_linear_within_a_bin(tmp_path, percent, expected):
+    (dvh,) = _read(tmp_path, _item())[0].values()
+    assert dvh.dose_at_volume(percent) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_stored_dvh_of_one_dose_says_that_dose(tmp_path):
+    """All 4 cc in the bin from 20 to 20.1 Gy."""
+    (dvh,) = _read(tmp_path, _item(data=[20, 4, 0.1, 4, 1, 0]))[0].values()
+    assert 20.0 <= dvh.dose_at_volume(98) <= dvh.dose_at_volume(2) <= 20.1

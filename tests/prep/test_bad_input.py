@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med.errors import CaseError, OutputError
+from mtl_med.files import read_json
 from mtl_med.prep.engine import How, prepare
 from mtl_med.prep.readers import openkbp
 from mtl_med.prep.recipe import Recipe, load_recipe
@@ -137,11 +138,33 @@ def test_exit_codes_of_good_and_bad_patients(cohort, tmp_path: Path) -> None:
     BAD["no dose"][0](source / "train-pats" / "pt_1")
     some = prep(*words)
     assert some.returncode == 4
-    assert some.stderr.startswith("failed: ") and some.stderr.count("\n") == 1
+    assert some.stderr.startswith(f"failed: pt_1: {source}") and some.stderr.count("\n") == 1
     assert "1 converted, 0 skipped, 1 failed" in some.stdout
     BAD["no dose"][0](source / "train-pats" / "pt_2")
     every = prep(*words)
     assert every.returncode == 5 and "0 converted, 0 skipped, 2 failed" in every.stdout
+
+
+def test_a_path_that_is_no_utf8_is_a_path(cohort, tmp_path: Path) -> None:
+    """Of the source, of the study, and in what is printed and recorded."""
+    odd = os.fsdecode(b"r\xe4w")
+    try:
+        (tmp_path / odd).mkdir()
+    except OSError:
+        pytest.skip("this file system knows UTF-8 alone")
+    source = cohort(train=2).rename(tmp_path / odd / "data")
+    BAD["no dose"][0](source / "train-pats" / "pt_1")
+    (source / "train-pats" / "pt_2").rename(source / "train-pats" / os.fsdecode(b"pt_2\xff"))
+    shutil.copytree(source / "train-pats" / "pt_1", source / "train-pats" / "pt_3", symlinks=True)
+    (source / "train-pats" / "pt_3" / "dose.csv").write_text(",data\n1,1.0\n")
+    study = tmp_path / odd / "study"
+    done = prep("openkbp", "--source", source, "--out", study, "--workers", "1")
+    assert done.returncode == 4 and "fault of mtl_med" not in done.stderr
+    assert r"r\udce4w" in done.stdout and r"r\udce4w" in done.stderr and r"pt_2\udcff" in done.stderr
+    record = read_json(study / "run.json")
+    assert (record["source"], record["converted"]) == (str(source), ["pt_3"])
+    assert sorted(record["failed"]) == ["pt_1", r"pt_2\udcff"]
+    assert os.fsencode(source) == os.fsencode(record["source"])
 
 
 def test_no_data_set_ends_with_3(tmp_path: Path) -> None:
@@ -161,8 +184,11 @@ def test_no_data_set_ends_with_3(tmp_path: Path) -> None:
         (["openkbp", "--source", "a"], "--out"),
         (["openkbp", "--source", "a", "--out", "b", "--workers", "0"], "0 is no number above 0"),
         (["openkbp", "--source", "a", "--out", "b", "--limit", "few"], "few is no number above 0"),
+        (["openkbp", "--merge", "--out", "b", "--source", "a"], "--source has no meaning with --merge"),
+        (["openkbp", "--merge", "--out", "b", "--limit", "2"], "--limit has no meaning with --merge"),
+        (["openkbp", "--merge", "--out", "b", "--overwrite"], "--overwrite has no meaning with --merge"),
     ],
-    ids=["misspelt data set", "no output", "no workers", "no number"],
+    ids=["misspelt data set", "no output", "no workers", "no number", "merge from", "merge some", "merge over"],
 )
 def test_usage_ends_with_2(words: list[str], said: str) -> None:
     done = prep(*words)

@@ -254,16 +254,39 @@ def test_of_two_the_first_with_contours_keeps_the_name(table: NameTable) -> None
         [("RECTUM", ""), ("rectum ", ""), ("PTV", "PTV"), ("ptv", "PTV")], [False, True, True, True]
     )
     assert [(match.name, match.kind, match.matched) for match in found] == [
-        ("Rectum_2", "other", False),
+        ("Rectum_2", "other", True),
         ("Rectum", "oar", True),
         ("PTV", "target", True),
         ("PTV_2", "target", True),
+    ]
+    assert [match.remark for match in found] == [
+        "'RECTUM' is called Rectum_2, as another structure is Rectum, and is of kind other",
+        "",
+        "",
+        "'ptv' is called PTV_2, as another structure is PTV",
     ]
 
 
 def test_a_standard_spelling_goes_before_another(table: NameTable) -> None:
     found = table.match_all([("Lt Lung", ""), ("Lung_L", "")])
     assert [match.name for match in found] == ["Lung_L_2", "Lung_L"]
+
+
+def test_a_row_about_one_spelling_leaves_the_standard_one_alone(tmp_path: Path) -> None:
+    """A list that says what `bladder` is renames no `Bladder`, but other ways to write the first."""
+    path = tmp_path / "names_review.csv"
+    path.write_text("original,name\nbladder,Bladder_Old\nPUMP a,Pump\nPump A,Pump_2\n")
+    table = NameTable.load(path)
+    names = ("Bladder", "bladder", " bladder", "BLADDER", "PUMP a", "Pump  A")
+    assert [table.match(name).name for name in names] == [
+        *("Bladder", "Bladder_Old", "Bladder_Old", "Bladder_Old"),
+        *("Pump", "Pump_2"),
+    ]
+    both = table.match_all([("bladder", ""), ("Bladder", "")])
+    assert [(match.name, match.kind, match.remark) for match in both] == [
+        ("Bladder_Old", "oar", ""),
+        ("Bladder", "oar", ""),
+    ]
 
 
 def test_a_name_that_sounds_known_does_not_get_it(table: NameTable) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med.errors import OutputError, UsageError
+from mtl_med.files import write_json
 from mtl_med.manifest import Case, Manifest
 from mtl_med.prep.engine import merge_shards, prepare, prepare_shard
 from mtl_med.prep.raw import Source
@@ -81,6 +82,8 @@ def write_all(study: Path, **changes: dict) -> None:
 def study(tiny_study: Path, tmp_path: Path) -> Path:
     """A copy of the tiny study with the records of its shards and without its manifest's twin."""
     shutil.copytree(tiny_study, tmp_path / "study")
+    for case in Manifest.read(tmp_path / "study"):
+        write_json(case.folder / "quality.json", {"measures": {}, "oddities": [], "account": {}, "unmatched": {}})
     write_all(tmp_path / "study")
     return tmp_path / "study"
 
@@ -94,6 +97,13 @@ def test_a_merge_gives_the_manifest_and_what_became_of_each_case(study: Path) ->
     assert merged.converted == ["p0", "p2", "p3", "p4", "p5"] and merged.skipped == ["p1"]
     assert merged.shards == COUNT
     assert {(item.id, item.group) for item in merged.sources(study)} == {(f"p{k}", "train") for k in (*range(6), 9)}
+
+
+def test_a_merge_without_shards_makes_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    for out in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UsageError, match="holds no shards"):
+            merge_shards(recipe, out)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_of_another_plan_count_or_data_set_do_not_merge(study: Path) -> None:
@@ -117,12 +127,14 @@ def test_a_missing_shard_is_named(study: Path) -> None:
         merge(study, "tiny")
 
 
-@pytest.mark.parametrize("damage", ["removed", "other source", "other split", "unreadable"])
+@pytest.mark.parametrize("damage", ["removed", "other source", "other split", "unreadable", "no volume"])
 def test_a_case_that_is_not_as_its_shard_left_it_is_named_with_its_shard(study: Path, damage: str) -> None:
     if damage == "removed":
         shutil.rmtree(study / "cases/p3")
     elif damage == "unreadable":
         (study / "cases/p3/case.json").write_text("{")
+    elif damage == "no volume":
+        (study / "cases/p3/dose.nii.gz").unlink()
     elif damage == "other source":
         write_all(study, p3={"split": "fit", "source_hash": "other"})
     else:
@@ -167,12 +179,12 @@ def test_a_shard_clears_what_it_left_itself_and_nothing_of_others(tmp_path: Path
     for case_id in ids:
         (out / "cases" / f".tmp-{case_id}-ab_12xyz" / "case").mkdir(parents=True)
         (out / "cases" / case_id).mkdir()
-        (out / "cases" / case_id / ".tmp-1234case.json").touch()
+        (out / "cases" / case_id / ".tmp-1234abcdcase.json").touch()
     write_shard(out, SHARDS[0], "tiny", "plan", {}, {})
     write_shard(out, SHARDS[1], "tiny", "plan", {}, {})
     with open_shard(out, tmp_path / "raw", SHARDS[0]):
         left = {case_id for case_id in ids if (out / "cases" / f".tmp-{case_id}-ab_12xyz").exists()}
-        inner = {case_id for case_id in ids if (out / "cases" / case_id / ".tmp-1234case.json").exists()}
+        inner = {case_id for case_id in ids if (out / "cases" / case_id / ".tmp-1234abcdcase.json").exists()}
         assert left == inner == {case_id for case_id in ids if not SHARDS[0].holds(case_id)} != set(ids)
         assert [path.name for path in out.glob("run-*.json")] == ["run-2of3.json"]
 

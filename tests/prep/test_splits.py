@@ -79,3 +79,46 @@ def test_a_limit_takes_the_first_of_each_group(limit: int, train: int, validatio
 def test_no_limit_takes_all() -> None:
     everything = sources("train", range(5))
     assert first_of_each_group(everything, None) == everything
+
+
+class TestStrata:
+    """Lesions of two diagnoses, of which one is rare, some of them with two images."""
+
+    @staticmethod
+    def lesions() -> list[Source]:
+        return [
+            Source(
+                f"i{n}_{image}",
+                "all",
+                Path(),
+                (),
+                patient=f"lesion_{n}",
+                stratum="rare" if n % 20 == 0 else "common",
+            )
+            for n in range(400)
+            for image in range(1 + n % 2)
+        ]
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_every_stratum_is_divided_exactly_and_no_lesion_is_in_two_splits(self, seed: int) -> None:
+        sources = self.lesions()
+        splits = assign_splits(sources, {"tune": 0.1, "validation": 0.2}, seed)
+        owners = {(source.patient, source.stratum, splits[source.id]) for source in sources}
+        assert len(owners) == 400
+        counts = Counter((stratum, split) for _, stratum, split in owners)
+        assert counts == {
+            ("rare", "fit"): 14,
+            ("rare", "tune"): 2,
+            ("rare", "validation"): 4,
+            ("common", "fit"): 266,
+            ("common", "tune"): 38,
+            ("common", "validation"): 76,
+        }
+
+    def test_another_seed_gives_another_division(self) -> None:
+        first, second = (assign_splits(self.lesions(), {"validation": 0.2}, seed) for seed in (0, 1))
+        assert first != second
+
+    def test_a_stratum_of_one_stays_in_fit(self) -> None:
+        alone = [Source("i", "all", Path(), (), stratum="x")]
+        assert assign_splits(alone, {"tune": 0.1, "validation": 0.2}) == {"i": "fit"}

@@ -131,6 +131,73 @@ def test_another_data_set_in_the_folder_is_refused(cohort, recipe: Recipe, tmp_p
         prepare(recipe, cohort(1), tmp_path / "study")
 
 
+@pytest.mark.parametrize("lost", ["quality.json", "structures/Larynx.nii.gz", "case.json"])
+def test_a_kept_case_that_is_not_whole_is_left_out_until_its_source_comes_again(
+    cohort, recipe: Recipe, tmp_path: Path, tree: Tree, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    source, study = cohort(train=1, validation=1), tmp_path / "study"
+    prepare(recipe, source, study)
+    before = tree(study)
+    (study / "cases" / "pt_201" / lost).unlink()
+    report = prepare(recipe, source / "train-pats", study)
+    assert [case.id for case in report.manifest] == ["pt_1"] and report.exit_code == 0
+    assert "pt_201" in caplog.text and lost.removesuffix(".nii.gz") in caplog.text
+    if lost == "case.json":
+        return  # the folder could be anybody's then
+    assert prepare(recipe, source, study).converted == ["pt_201"]
+    assert tree(study) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"measures": [], "oddities": [], "account": {}, "unmatched": {}}'])
+def test_a_finished_case_without_readable_findings_is_converted_again(
+    cohort, recipe: Recipe, tmp_path: Path, tree: Tree, content: str
+) -> None:
+    source, study = cohort(train=2), tmp_path / "study"
+    prepare(recipe, source, study)
+    before = tree(study)
+    (study / "cases" / "pt_1" / "quality.json").write_text(content)
+    report = prepare(recipe, source, study)
+    assert (report.converted, report.skipped) == (["pt_1"], ["pt_2"])
+    assert tree(study) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"dataset": "openkbp", "cases": {}}', '{"dataset": 3, "cases": []}'])
+def test_a_damaged_manifest_is_refused_with_the_way_out(cohort, recipe: Recipe, tmp_path: Path, content: str) -> None:
+    source, study = cohort(train=1), tmp_path / "study"
+    prepare(recipe, source, study)
+    (study / "manifest.json").write_text(content)
+    with pytest.raises(UsageError, match=r"manifest\.json: is .*Remove it and prepare the study again"):
+        prepare(recipe, source, study)
+    (study / "manifest.json").unlink()
+    assert prepare(recipe, source, study).skipped == ["pt_1"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_record_does_not_tell_whether_names_are_hidden(
+    cohort, recipe: Recipe, tmp_path: Path, content: str
+) -> None:
+    prepare(recipe, cohort(train=1), tmp_path / "study")
+    (tmp_path / "study" / "run.json").write_text(content)
+    with pytest.raises(UsageError, match=r"run\.json: is .*Choose another --out"):
+        prepare(recipe, tmp_path / "provided-data", tmp_path / "study")
+
+
+def test_only_what_preparation_left_is_cleared(cohort, recipe: Recipe, tmp_path: Path) -> None:
+    """Other programs begin the names of their folders and files like that, too."""
+    study = tmp_path / "study"
+    (study / "cases" / "pt_9").mkdir(parents=True)
+    own = [".tmp-mine/notes", ".tmp-12345678/case", "cases/.tmp-pt_1-12345678/draft", "cases/.tmp-x/case/a"]
+    own += [".tmp-12345678run.json/x", "cases/pt_9/.tmp-draft", ".tmp-12345678mine.json", ".tmp-notes.txt"]
+    left = [".tmp-12345678run.json", ".tmp-a_c45678manifest.json", ".tmp-12345678run-1of2.json"]
+    left += ["cases/.tmp-pt_1-1234567_/case/ct.nii.gz", "cases/pt_9/.tmp-1234abcdcase.json"]
+    for name in (*own, *left[1:]):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text("")
+    prepare(recipe, cohort(train=1), study)
+    assert [name for name in own if not (study / name).is_file()] == []
+    assert [name for name in left if (study / name).is_file()] == []
+
+
 def test_a_study_inside_the_raw_data_is_refused(cohort, recipe: Recipe) -> None:
     source = cohort(1)
     with pytest.raises(UsageError, match="inside the raw data"):

@@ -65,13 +65,12 @@ def read(source: Source, recipe: Recipe) -> RawCase:
     """
     if not isinstance(source, DicomSource):
         raise CaseError("is no DICOM case", where=source.id)
-    hidden = recipe.options.key is not None
-    redactor = Redactor(source.identity, folders=[source.root]) if hidden else Redactor()
     try:
-        return _read(source, recipe, redactor)
+        return _read(source, recipe)
     except MtlMedError as error:
-        error = type(error)(error.what, where=error.where or source.id, why=error.why, fix=error.fix)
-        raise (redactor.error(error) if hidden else error) from None
+        if error.where:
+            raise
+        raise type(error)(error.what, where=source.id, why=error.why, fix=error.fix) from error
 
 
 def structures(source: Source) -> list[tuple[str, str]]:
@@ -86,8 +85,9 @@ def structures(source: Source) -> list[tuple[str, str]]:
     return [(roi.name, roi.interpreted_type) for roi in read_rtstruct(path).rois] if path else []
 
 
-def _read(source: DicomSource, recipe: Recipe, redactor: Redactor) -> RawCase:
+def _read(source: DicomSource, recipe: Recipe) -> RawCase:
     options = recipe.options
+    redactor = Redactor(source.identity, folders=[source.root]) if options.key is not None else Redactor()
     if source.conflict and not options.force:
         raise CaseError(source.conflict, where=source.id, fix="Pass --force if they are known to belong together")
     series = _ct(source, options)
@@ -200,7 +200,7 @@ def _structures(
         options=options,
         where=source.rtstruct,
     )
-    drawn.remarks[:0] = structures.notes
+    drawn.remarks[:0] = [*structures.notes, *(match.remark for match in matches if match.remark)]
     return drawn
 
 

@@ -18,12 +18,12 @@ from mtl_med.geometry import Grid, reorient, require_same_grid, resample, same_g
 from mtl_med.io.nifti import read_nifti
 from mtl_med.prep.assemble import KnownDose, assemble
 from mtl_med.prep.identity import Pseudonyms
+from mtl_med.prep.name_rows import Match
 from mtl_med.prep.nifti_source import NiftiSource, scan
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.raw import RawCase, Source
 from mtl_med.prep.recipe import Recipe, StructureFact
 from mtl_med.prep.recipe_table import table_of
-from mtl_med.prep.redaction import Redactor
 from mtl_med.prep.target_grid import place_ct, spacing_grid
 from mtl_med.prep.turning import turn_to_ras
 
@@ -39,13 +39,12 @@ def read(source: Source, recipe: Recipe) -> RawCase:
     """
     if not isinstance(source, NiftiSource):
         raise CaseError("is no NIfTI case", where=source.id)
-    hidden = recipe.options.key is not None
-    redactor = Redactor(source.identity, folders=[source.root]) if hidden else Redactor()
     try:
         return _read(source, recipe)
     except MtlMedError as error:
-        error = type(error)(error.what, where=error.where or source.id, why=error.why, fix=error.fix)
-        raise (redactor.error(error) if hidden else error) from None
+        if error.where:
+            raise
+        raise type(error)(error.what, where=source.id, why=error.why, fix=error.fix) from error
 
 
 def structures(source: Source) -> list[tuple[str, str]]:
@@ -68,13 +67,18 @@ def _read(source: NiftiSource, recipe: Recipe) -> RawCase:
     ct, beyond_percent = place_ct(_hounsfield(stored, path), own, target)
     ct, grid = turn_to_ras(ct, target)
     masks = PackedMasks(grid)
-    facts, unmatched = _structures(source, recipe, target, masks)
+    matches = _structures(source, recipe, target, masks)
+    facts = {
+        match.name: StructureFact(match.original, match.name, match.kind, match.prescription_gy, match.above)
+        for match in matches
+    }
     if dose is not None:
         dose = _with_mask(dose, source, target, recipe)
     case = assemble(source.id, ct, masks, facts, dose, options)
     if beyond_percent:
         case.remarks.append(f"{beyond_percent:.3g} % of the grid lie beyond the CT and are filled with air")
-    case.unmatched = unmatched
+    case.remarks += [match.remark for match in matches if match.remark]
+    case.unmatched = {match.original: match.name for match in matches if not match.matched}
     return case
 
 
@@ -113,10 +117,8 @@ def _with_mask(dose: KnownDose, source: NiftiSource, target: Grid, recipe: Recip
     return replace(dose, mask=reorient(mask, target)[0])
 
 
-def _structures(
-    source: NiftiSource, recipe: Recipe, target: Grid, masks: PackedMasks
-) -> tuple[dict[str, StructureFact], dict[str, str]]:
-    """Put all structures into `masks`; their facts, and names that are not known."""
+def _structures(source: NiftiSource, recipe: Recipe, target: Grid, masks: PackedMasks) -> list[Match]:
+    """Put all structures into `masks`; what they are."""
     options = recipe.options
     hide = Pseudonyms.read(options.key).structure if options.key else None
     files = {found.structure: path for path, found in source.parts.items() if found.role == "structure"}
@@ -130,11 +132,7 @@ def _structures(
         stored, grid = read_nifti(label_map)
         for match, value in zip(matches[len(files) :], labels, strict=True):
             masks.add(match.name, _placed((stored == value).view(np.uint8), grid, target, recipe, label_map), target)
-    facts = {
-        match.name: StructureFact(match.original, match.name, match.kind, match.prescription_gy, match.above)
-        for match in matches
-    }
-    return facts, {match.original: match.name for match in matches if not match.matched}
+    return matches
 
 
 def _labels(source: NiftiSource, recipe: Recipe) -> dict[int, str]:

@@ -37,7 +37,7 @@ def scan(folder: Path, recipe: Recipe) -> list[Source]:
     if folder.name in GROUP_FOLDERS and folder.is_dir():
         groups = {folder.name: folder}
     found = [
-        Source(path.name, GROUP_FOLDERS[name], path, tuple(sorted(path.glob("*.csv"))))
+        Source(_id(path), GROUP_FOLDERS[name], path, tuple(sorted(path.glob("*.csv"))))
         for name, group in groups.items()
         for path in group.glob("pt_*")
         if path.is_dir()
@@ -49,6 +49,11 @@ def scan(folder: Path, recipe: Recipe) -> list[Source]:
             fix=f"Give the folder 'provided-data' that holds {', '.join(GROUP_FOLDERS)}, or one of these",
         )
     return _mark_faults(found)
+
+
+def _id(folder: Path) -> str:
+    """The folder's name; bytes that are no UTF-8 as escapes, so that every file and terminal can hold it."""
+    return folder.name.encode("utf-8", "backslashreplace").decode()
 
 
 def _mark_faults(found: list[Source]) -> list[Source]:

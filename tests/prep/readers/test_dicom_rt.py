@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from mtl_med.errors import CaseError, GeometryError
+from mtl_med.prep.convert import Job, prepare_case
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.readers.dicom_rt import read, scan
 from mtl_med.prep.recipe import Recipe
@@ -343,13 +344,15 @@ def test_a_deidentified_case_tells_nothing(made_study: MadeStudy, with_options: 
     assert len(case.unmatched) == 2 and all(name.startswith("ROI_") for name in case.unmatched.values())
 
 
-def test_errors_of_a_deidentified_run_tell_nothing(made_study: MadeStudy, with_options: Options, key: Path) -> None:
+def test_errors_of_a_deidentified_run_tell_nothing(
+    made_study: MadeStudy, with_options: Options, key: Path, tmp_path: Path
+) -> None:
     study = made_study(folder="Vip Ward", patient="MRN4711", name="Doe^JANE").ct().rtstruct()
     study.rtdose(edit=lambda made: setattr(made, "DoseGridScaling", "0"))
     recipe = with_options(key=key)
     (source,) = scan(study.folder.parent, recipe)
     with pytest.raises(CaseError, match="DoseGridScaling") as caught:
-        read(source, recipe)
+        prepare_case(recipe, tmp_path, False, Job(source, "fit"))
     text = f"{caught.value!r} {caught.value} {caught.value.where}"
     assert not any(secret.lower() in text.lower() for secret in SECRETS), text
 

@@ -14,6 +14,7 @@ import pytest
 from mtl_med.errors import CaseError, GeometryError, NothingFoundError, UsageError
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import write_nifti
+from mtl_med.prep.convert import Job, prepare_case
 from mtl_med.prep.file_patterns import FilePatterns, Found
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.readers.nifti import read, scan
@@ -239,8 +240,18 @@ def test_pseudonyms_hide_the_names_of_files(tmp_path: Path, changed: Changed, ke
     assert "Doe" not in shown and "JANE" not in shown and len(case.masks) == 4
     (folder / "ct.nii.gz").write_bytes(b"broken")
     with pytest.raises(CaseError) as caught:
-        read(source, recipe)
+        prepare_case(recipe, tmp_path, False, Job(source, "fit"))
     assert "JANE" not in str(caught.value)
+
+
+def test_two_names_for_one_organ_are_remarked(tmp_path: Path, changed: Changed) -> None:
+    folder = write_case(tmp_path / "p1")
+    write_nifti(folder / "structures" / "Bladder.nii.gz", PTV, GRID)
+    case = read_only(tmp_path, changed())
+    assert case.masks["Bladder"].sum() == PTV.sum() and case.masks["Bladder_2"].sum() == BLADDER.sum()
+    assert (case.facts["Bladder"].kind, case.facts["Bladder_2"].kind) == ("oar", "other")
+    assert case.remarks == ["'Blase' is called Bladder_2, as another structure is Bladder, and is of kind other"]
+    assert case.unmatched == {}
 
 
 def test_nothing_found_is_told(tmp_path: Path, changed: Changed) -> None:
