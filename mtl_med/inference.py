@@ -1,4 +1,4 @@
-"""From CT images to predictions: a sliding window over every case, results on each source's own grid."""
+"""From images to predictions: windows over every case, results on each source's own grid."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
-from monai.transforms import Compose, Invertd, Transform
+from monai.transforms import Transform
 
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, find_error
+from mtl_med.bundle import boolean
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, UsageError, find_error
 from mtl_med.files import load_weights
-from mtl_med.geometry import Grid, require_same_grid
-from mtl_med.io.nifti import read_nifti
-from mtl_med.io.results import write_prediction
 from mtl_med.ledger import Ledger
-from mtl_med.loading.pipelines import body_mask
-from mtl_med.networks import split_stacked
-from mtl_med.tasks import PERCENT, Task, as_tasks
+from mtl_med.networks.attention_maps import attends, attention_maps
+from mtl_med.postprocessing import ATTENTION, SplitPredictiond, WritePredictiond, postprocessing
 from mtl_med.training.checkpoints import load_into
 from mtl_med.training.runtime import autocast, on_device, pick_device
 from mtl_med.training.trainer import move_batch
@@ -69,11 +65,15 @@ class Predictor(SupervisedEvaluator):
     Args:
         device: where the network runs.
         val_data_loader: batches of one case.
-        network: returns the stacked tensor `pred` (B, C, X, Y, Z).
-        inferer: a sliding window with the size of the training patch.
-        postprocessing: what turns `pred` into files.
+        network: returns the stacked tensor `pred` (B, C, *spatial), or a dictionary of tasks.
+        inferer: a sliding window with the size of the training patch, or a `mixed_inferer`.
+        postprocessing: what turns the prediction into files.
         ledger: takes note of every finished case, and leaves the record of the run.
         precision: autocast type, None for full precision.
+        attention: also hand on what each task attends to, as `attention_<task>`.
+
+    Raises:
+        UsageError: attention is asked of a network that has none.
     """
 
     def __init__(
@@ -86,8 +86,15 @@ class Predictor(SupervisedEvaluator):
         precision: torch.dtype | None = None,
         val_handlers: Sequence[Any] = (),
         ledger: Ledger | None = None,
+        attention: Any = False,
     ) -> None:
         self.precision, self.ledger = precision, ledger
+        self.attention = boolean(attention, "attention")
+        if self.attention and not attends(network):
+            raise UsageError(
+                "this network has no attention to show",
+                fix="Set --attention false, or use a network trained with --method ctan or mtan",
+            )
         self.failures: dict[str, str] = {}
         super().__init__(
             device=pick_device(device),
@@ -114,9 +121,13 @@ class Predictor(SupervisedEvaluator):
         engine.network.eval()
         with torch.no_grad(), autocast(engine.state.device, engine.precision):
             prediction = engine.inferer(batch["image"], engine.network)
+            outputs = dict(prediction) if isinstance(prediction, Mapping) else {"pred": prediction}
+            if engine.attention:
+                masks = attention_maps(engine.inferer, batch["image"], engine.network)
+                outputs |= {f"{ATTENTION}{task}": mask for task, mask in masks.items()}
         image = batchdata["image"]
-        pred = MetaTensor(prediction.float().cpu(), meta=getattr(image, "meta", None))
-        engine.state.output = {"image": image, "pred": pred}
+        engine.state.output = {"image": image}
+        engine.state.output |= {name: _beside(value.float().cpu(), image) for name, value in outputs.items()}
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         try:
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -127,7 +138,7 @@ class Predictor(SupervisedEvaluator):
             self._fail(case_id, str(ours))
             return engine.state.output
         if self.ledger is not None:
-            self.ledger.note(case_id, batchdata["source"][0])
+            self.ledger.note(case_id, batchdata["source"][0], engine.state.output[0].get("decisions"))
         done, total = engine.state.iteration, engine.state.epoch_length
         _log.info("%d/%d  %s  %.1f s", done, total, case_id, time.monotonic() - started)
         return engine.state.output
@@ -158,90 +169,10 @@ class Predictor(SupervisedEvaluator):
             raise SystemExit(code or EXIT_SOME_FAILED)
 
 
-class SplitPredictiond(Transform):
-    """Split `pred` (C, X, Y, Z) into one map per task: probabilities of structures, doses of at least 0 Gy.
-
-    Args:
-        tasks: pixel-level tasks in the order in which the network stacks them.
-    """
-
-    def __init__(self, tasks: Any) -> None:
-        self.tasks = as_tasks(tasks)
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        item = dict(data)
-        pred = item.pop("pred")
-        meta = getattr(pred, "meta", None)
-        for name, value in split_stacked(torch.as_tensor(pred)[None], self.tasks).items():
-            kind = next(task.kind for task in self.tasks if task.name == name)
-            value = value[0].float()
-            value = torch.sigmoid(value) if kind == "segmentation" else value.clamp(min=0.0)
-            item[name] = MetaTensor(value, meta=meta)
-        return item
-
-
-class WritePredictiond(Transform):
-    """Write a case's prediction in the layout of the study folder, on the source's own grid.
-
-    The dose is zero outside the possible-dose mask where the case has one, else outside the body.
-
-    Args:
-        tasks: the tasks.
-        output_dir: gets one folder per case.
-        threshold: probability above which a voxel belongs to a structure.
-    """
-
-    def __init__(self, tasks: Any, output_dir: str | Path, threshold: float = 0.5) -> None:
-        self.tasks, self.output_dir, self.threshold = as_tasks(tasks), Path(output_dir), float(threshold)
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        source = Path(str(data["source"]))
-        ct, grid = read_nifti(source, np.float32)
-        structures: dict[str, np.ndarray] = {}
-        doses: dict[str, np.ndarray] = {}
-        for task in self.tasks:
-            values = np.asarray(torch.as_tensor(data[task.name]))
-            if task.kind == "segmentation":
-                structures |= {name: values[i] > self.threshold for i, name in enumerate(task.class_names)}
-            elif task.kind == "regression":
-                doses |= _in_gy(values[0].astype(np.float32) * self._region(data, ct, grid), task, data)
-        write_prediction(self.output_dir, str(data["id"]), grid, ct=source, structures=structures or None, **doses)
-        return dict(data)
-
-    def _region(self, data: Mapping[str, Any], ct: np.ndarray, grid: Grid) -> np.ndarray:
-        path = data.get("possible_dose_mask")
-        if path:
-            mask, own_grid = read_nifti(path, np.uint8)
-            require_same_grid(own_grid, grid, where=path)
-            return mask > 0
-        return np.asarray(body_mask(torch.from_numpy(ct)[None])[0])
-
-
-def _in_gy(values: np.ndarray, task: Task, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A dose as `write_prediction` takes it: in Gy, or in percent of a prescription that is not known."""
-    if task.unit != PERCENT:
-        return {"dose_gy": values}
-    prescription_gy = float(data["prescription_gy"])
-    return {"dose_gy": values * np.float32(prescription_gy / 100)} if prescription_gy else {"dose_percent": values}
-
-
-def postprocessing(tasks: Any, preprocessing: Compose, output_dir: str | Path) -> Compose:
-    """Split the network's output, bring every map back onto the source's grid, and write the case.
-
-    Args:
-        tasks: pixel-level tasks in the network's order.
-        preprocessing: the chain to invert.
-        output_dir: gets one folder per case.
-    """
-    parsed: tuple[Task, ...] = as_tasks(tasks)
-    names = [task.name for task in parsed if task.is_pixel_level]
-    return Compose(
-        [
-            SplitPredictiond(parsed),
-            Invertd(names, preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
-            WritePredictiond(parsed, output_dir),
-        ]
-    )
+def _beside(value: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """A map with what is known of the image it was made from; a class vector, which lies nowhere, as it is."""
+    meta = getattr(image, "meta", None)
+    return MetaTensor(value, meta=meta) if meta is not None and value.ndim == image.ndim else value
 
 
 def with_weights(network: torch.nn.Module, weights: str | Path, device: torch.device | str) -> torch.nn.Module:

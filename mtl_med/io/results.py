@@ -1,7 +1,8 @@
 """Predictions of a case as files that open in 3D Slicer, and reading them back.
 
 `<folder>/<id>/`: `ct.nii.gz`, `dose.nii.gz` (float32, Gy), `structures.seg.nrrd` (names, colours, overlaps),
-`structures.nii.gz` (uint8 label map, for viewing) and `structures.ctbl` (its colour table).
+`structures.nii.gz` (uint8 label map, for viewing) and `structures.ctbl` (its colour table). Of a picture also
+`mask.png` (0 and 255, rows as in the picture), or `mask_<name>.png` for each of several structures.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, GeometryError, UsageError
-from mtl_med.files import atomic_path, within, write_text
-from mtl_med.geometry import Grid, same_grid
+from mtl_med.files import atomic_path, safe_name, within, write_text
+from mtl_med.geometry import Grid, picture_grid, same_grid
 from mtl_med.io.colours import colour
 from mtl_med.io.nifti import read_grid, read_nifti, write_nifti
+from mtl_med.io.picture import encode_png
 from mtl_med.io.seg_nrrd import read_seg_nrrd, read_segment_names, write_seg_nrrd
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "prediction_folders",
     "read_dose",
     "read_structures",
+    "write_picture_prediction",
     "write_prediction",
 ]
 
@@ -90,10 +93,7 @@ def write_prediction(
         CaseError: the dose is not finite everywhere.
         OutputError: the folder cannot be written.
     """
-    within(folder, case_id)
-    target = Path(folder) / case_id
-    if (target / "case.json").exists() or (Path(folder) / "manifest.json").exists():
-        raise UsageError("is part of a study, whose truth it would replace", where=target, fix="Choose another folder")
+    target = _folder_for(folder, case_id)
     written: list[Path] = []
     if ct is not None:
         written.append(_write_ct(target / CT_FILE, ct, grid))
@@ -106,6 +106,48 @@ def write_prediction(
         write_text(target / COLOUR_TABLE_FILE, _colour_table(list(structures)))
         written += [target / name for name in (SEGMENTATION_FILE, LABEL_MAP_FILE, COLOUR_TABLE_FILE)]
     return written
+
+
+def _folder_for(folder: str | Path, case_id: str) -> Path:
+    """Folder of a case's prediction, which must not be that of its truth."""
+    within(folder, case_id)
+    target = Path(folder) / case_id
+    if (target / "case.json").exists() or (Path(folder) / "manifest.json").exists():
+        raise UsageError("is part of a study, whose truth it would replace", where=target, fix="Choose another folder")
+    return target
+
+
+def write_picture_prediction(folder: str | Path, case_id: str, structures: Mapping[str, NDArray]) -> list[Path]:
+    """Write the structures predicted in a picture: as PNG, and as volumes of one slice on its `picture_grid`.
+
+    Args:
+        folder: folder of all predictions; the files go into `<folder>/<case_id>`.
+        case_id: id of the case.
+        structures: name -> (H, W) mask, rows from the top, all of the picture's size.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GeometryError: a mask has other axes or another size than the first.
+        UsageError: two structures would have one file.
+        OutputError: the folder cannot be written.
+    """
+    target = _folder_for(folder, case_id)
+    masks = {name: np.asarray(mask, dtype=bool) for name, mask in structures.items()}
+    height, width = (*next(iter(masks.values())).shape, 0, 0)[:2]
+    files = [target / ("mask.png" if len(masks) == 1 else f"mask_{safe_name(name)}.png") for name in masks]
+    if len(set(files)) < len(files):
+        raise UsageError(f"structures {', '.join(masks)} would share a file", where=target, fix="Rename one of them")
+    for path, mask in zip(files, masks.values(), strict=True):
+        if mask.shape != (height, width):
+            what = f"mask has shape {mask.shape}, expected two axes, rows and columns, the same for all"
+            raise GeometryError(what, where=path)
+    for path, mask in zip(files, masks.values(), strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(encode_png(mask))
+    volumes = {name: mask.T[:, :, None] for name, mask in masks.items()}  # axis 0 runs to the right, axis 1 down
+    return [*files, *write_prediction(folder, case_id, picture_grid(width, height), structures=volumes)]
 
 
 def _write_dose(path: Path, dose: NDArray, grid: Grid) -> Path:

@@ -1,4 +1,4 @@
-"""From a study folder, or any folder of CT images, to the items that the transforms read."""
+"""From a study folder, or any folder of images, to the items that the transforms read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from mtl_med.errors import NothingFoundError, UsageError, nearest
 from mtl_med.files import read_json
+from mtl_med.loading.labels import check_classes, class_label
 from mtl_med.manifest import Case, Manifest
 from mtl_med.tasks import PERCENT, Task, as_tasks
 
@@ -18,7 +19,7 @@ __all__ = [
     "INPUTS",
     "case_item",
     "check_inputs",
-    "ct_folder_items",
+    "folder_items",
     "input_channels",
     "input_items",
     "median_spacing",
@@ -30,8 +31,11 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-INPUTS = {"ct": 1, "ct+ptv": 2}
-"""Name of an input choice -> channels of the image."""
+INPUTS = {"ct": 1, "ct+ptv": 2, "rgb": 3}
+"""Name of an input choice -> channels of the image. `rgb` is a photograph; its maps are (C, H, W), rows first."""
+
+_SUFFIXES = {"rgb": (".png", ".jpg", ".jpeg")}
+_VOLUMES = (".nii.gz", ".nii")
 
 PRESCRIPTION_SCALE_GY = 70.0
 """The channel `ptv` holds prescription / 70 Gy, so that the highest usual level is 1."""
@@ -59,19 +63,29 @@ def input_channels(inputs: str) -> int:
     return INPUTS[check_inputs(inputs)]
 
 
-def case_item(case: Case, tasks: Sequence[Task], inputs: str) -> dict[str, Any]:
-    """What `LoadCased` needs of one case: paths, and which labels exist.
+def case_item(
+    case: Case, tasks: Sequence[Task], inputs: str, classes: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """What `LoadCased` and `LoadPictured` need of one case: paths, and which labels exist.
+
+    Args:
+        case: of a study.
+        tasks: whose labels are wanted.
+        inputs: a row of `INPUTS`.
+        classes: the study's class names of each image-level task.
 
     Raises:
-        UsageError: the case lacks CT, a required label, or the targets that `inputs` asks for.
+        UsageError: the case lacks its image, a required label, or the targets that `inputs` asks for, or has a label of
+            no class.
     """
-    item: dict[str, Any] = {"id": case.id, "image": str(case.path("ct"))}
+    key = "image" if inputs == "rgb" else "ct"
+    item: dict[str, Any] = {"id": case.id, "image": str(case.path(key))}
     if case.has("mask_dose"):
         item["mask_dose"] = str(case.path("mask_dose"))
     if "ptv" in inputs:
         item["ptv"] = _targets(case)
     for task in tasks:
-        labels = _label_paths(case, task)
+        labels = _label_paths(case, task) if task.is_pixel_level else [class_label(case, task, classes or {})]
         if task.required and not any(labels):
             raise UsageError(f"has no label for the required task '{task.name}'", where=case.id)
         item[task.name] = labels
@@ -96,11 +110,9 @@ def _label_paths(case: Case, task: Task) -> list[str]:
     """One path per channel, empty where the label is unknown."""
     if task.kind == "segmentation":
         keys = [f"structures/{name}" for name in task.class_names]
-    elif task.kind == "regression":
+    else:
         # Percent of an unknown prescription is an unknown label.
         keys = [] if task.unit == PERCENT and not case.prescription_gy else [task.name]
-    else:
-        return [str(case.labels[task.name])] if task.name in case.labels else [""]
     return [str(case.path(key)) if case.has(key) else "" for key in keys] or [""]
 
 
@@ -111,32 +123,37 @@ def study_items(
 
     Raises:
         NothingFoundError: no case can be used.
+        UsageError: a split that no case is in, or class names that are not the study's.
     """
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
     manifest = Manifest.read(study)
+    check_classes(manifest, tasks)
     cases = manifest.split(*([splits] if isinstance(splits, str) else splits))
-    return _usable(cases[:limit], tasks, inputs, study)
+    return _usable(cases[:limit], tasks, inputs, manifest)
 
 
-def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, study: str | Path) -> list[dict[str, Any]]:
+def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, manifest: Manifest) -> list[dict[str, Any]]:
     items = []
     for case in cases:
         try:
-            items.append(case_item(case, tasks, inputs))
+            item = case_item(case, tasks, inputs, manifest.classes)
+            items.append(item | {"group": case.group or case.id})
         except UsageError as error:
             _log.warning("left out: %s", error)
     if not items:
-        raise NothingFoundError(f"no case can be used with inputs '{inputs}'", where=study, fix="See the warnings")
+        raise NothingFoundError(
+            f"no case can be used with inputs '{inputs}'", where=manifest.root, fix="See the warnings"
+        )
     return items
 
 
-def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
-    """Items of every `*.nii` and `*.nii.gz` in a folder; the id is the file name without suffix.
+def folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
+    """Items of every image in a folder, NIfTI or for `rgb` JPEG and PNG; the id is the file name without suffix.
 
     Raises:
-        UsageError: `inputs` needs targets, which a plain CT folder cannot give; two files would have one id.
-        NothingFoundError: no NIfTI lies there.
+        UsageError: `inputs` needs targets, which a plain folder cannot give; two files would have one id.
+        NothingFoundError: no image lies there.
     """
     if "ptv" in inputs:
         raise UsageError(
@@ -144,17 +161,19 @@ def ct_folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
             where=folder,
             fix="Give a study folder made by mtl_med.prep, or a network trained with --inputs ct",
         )
-    files = Path(folder).glob("[!.]*.nii*")  # a name with a dot in front is another program's scratch file
-    paths = sorted(path for path in files if path.name.endswith((".nii", ".nii.gz")))
+    suffixes = _SUFFIXES.get(inputs, _VOLUMES)
+    files = Path(folder).glob("[!.]*")  # a name with a dot in front is another program's scratch file
+    paths = sorted(path for path in files if path.name.lower().endswith(suffixes))
     if not paths:
+        kind = "photographs (*.jpg, *.png)" if inputs == "rgb" else "CT images (*.nii.gz)"
         raise NothingFoundError(
-            "is neither a study folder (manifest.json) nor a folder of CT images (*.nii.gz)",
+            f"is neither a study folder (manifest.json) nor a folder of {kind}",
             where=folder,
             fix="Check --dataset_dir",
         )
     by_id: dict[str, Path] = {}
     for path in paths:
-        case_id = path.name.removesuffix(".gz").removesuffix(".nii")
+        case_id = path.name[: -next(len(suffix) for suffix in suffixes if path.name.lower().endswith(suffix))]
         if case_id in by_id:
             raise UsageError(
                 f"{by_id[case_id].name} and {path.name} would write into one folder of predictions",
@@ -173,14 +192,14 @@ def input_items(
     limit: int | None = None,
     prescription_gy: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Items for inference, without labels: a study folder's cases (all splits, or some), or a folder of CT images.
+    """Items for inference, without labels: a study folder's cases (all splits, or some), or a folder of images.
 
     Beside `image` and `ptv` an item names its `source`, its `possible_dose_mask` (a path, "" where there is none) and
     its `prescription_gy`, by which percent become Gy (0 where percent stay percent). A case that cannot be used, such
     as one without targets, becomes `{"id", "error"}`.
 
     Args:
-        source: study folder or folder of CT images.
+        source: study folder or folder of images.
         inputs: a row of `INPUTS`.
         splits: of a study; all of them by default.
         limit: only the first so many.
@@ -197,7 +216,7 @@ def input_items(
     if not source.is_dir():
         raise NothingFoundError("is no folder", where=source, fix="Check --dataset_dir")
     if not (source / "manifest.json").is_file():
-        items = ct_folder_items(source, inputs)[:limit]
+        items = folder_items(source, inputs)[:limit]
     else:
         manifest = Manifest.read(source)
         cases = manifest.split(*splits) if splits else manifest.cases
@@ -224,8 +243,8 @@ def _item_or_error(case: Case, inputs: str) -> dict[str, Any]:
 
 
 def median_spacing(study: str | Path) -> list[float] | None:
-    """Median spacing of a study's `fit` cases along R, A, S, mm; None where there are none."""
-    spacings = np.array([case.spacing_mm for case in Manifest.read(study) if case.split == "fit"])
+    """Median spacing of a study's `fit` cases along R, A, S, mm; None where there are none, or photographs."""
+    spacings = np.array([case.spacing_mm for case in Manifest.read(study) if case.split == "fit" and case.spacing_mm])
     return np.median(spacings, axis=0).round(4).tolist() if len(spacings) else None
 
 

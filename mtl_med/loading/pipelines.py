@@ -21,7 +21,6 @@ from monai.transforms import (
     SqueezeDimd,
     Transform,
 )
-from skimage.measure import label as connected_components
 
 from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
@@ -33,21 +32,28 @@ from mtl_med.loading.transforms import (
     RandMirrord,
     mirror_permutation,
 )
+from mtl_med.prep.body import body_mask as body_of
 from mtl_med.tasks import Task, as_tasks
 
-__all__ = ["HU_MAX", "HU_MIN", "body_mask", "inference_transforms", "training_transforms", "validation_transforms"]
+__all__ = [
+    "HU_MAX",
+    "HU_MIN",
+    "body_mask",
+    "inference_transforms",
+    "read_steps",
+    "training_transforms",
+    "validation_transforms",
+]
 
 HU_MIN, HU_MAX = -1000.0, 2000.0
 """CT is clipped to this range and divided by 1000, so that air is -1, water 0 and dense bone 2."""
-
-BODY_HU = -300.0
 
 # A crop never pads, and leaves no coordinates in the item: what inverts it travels with the image.
 _CROP: dict[str, Any] = {"allow_smaller": True, "start_coord_key": None, "end_coord_key": None}
 
 
 def body_mask(ct_hu: torch.Tensor) -> torch.Tensor:
-    """The largest connected component above -300 HU; the whole image where nothing is above.
+    """The body as `mtl_med.prep.body` knows it, of a tensor.
 
     Args:
         ct_hu: (1, X, Y, Z), HU.
@@ -55,13 +61,7 @@ def body_mask(ct_hu: torch.Tensor) -> torch.Tensor:
     Returns:
         bool tensor of the same shape.
     """
-    above = np.asarray(ct_hu[0]) > BODY_HU
-    components = connected_components(above, connectivity=1)
-    sizes = np.bincount(components.ravel())
-    if len(sizes) < 2:
-        return torch.ones(ct_hu.shape, dtype=torch.bool)
-    sizes[0] = 0
-    return torch.from_numpy(components == sizes.argmax())[None]
+    return torch.from_numpy(body_of(np.asarray(ct_hu[0]))).bool()[None]
 
 
 def _maps(tasks: Sequence[Task], inputs: str) -> dict[str, str]:
@@ -75,7 +75,8 @@ def _maps(tasks: Sequence[Task], inputs: str) -> dict[str, str]:
     return modes | {"mask_dose": "nearest"}
 
 
-def _read(tasks: Sequence[Task], inputs: str, spacing_mm: Sequence[float] | None) -> list[Transform]:
+def read_steps(tasks: Sequence[Task], inputs: str, spacing_mm: Sequence[float] | None) -> list[Transform]:
+    """Read a case, turn it to RAS and resample it where a spacing is given."""
     modes = _maps(tasks, inputs)
     steps: list[Transform] = [
         LoadCased(tasks),
@@ -158,7 +159,7 @@ def training_transforms(
     )
     return Compose(
         [
-            *_read(tasks, inputs, spacing_mm),
+            *read_steps(tasks, inputs, spacing_mm),
             _scale(),
             *_crop_to_mask(tasks, inputs, box, half),
             EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
@@ -188,7 +189,7 @@ def validation_transforms(
     keys = list(_maps(tasks, inputs))
     return Compose(
         [
-            *_read(tasks, inputs, spacing_mm),
+            *read_steps(tasks, inputs, spacing_mm),
             _scale(),
             *_crop_to_mask(tasks, inputs, _in_3d(patch_size), margin),
             *_join(inputs),
@@ -218,7 +219,7 @@ def inference_transforms(
         patch_size: the image is padded to at least this size; two numbers leave its third axis alone.
     """
     check_inputs(inputs)
-    steps = [*_read((), inputs, spacing_mm), AddBodyd(), _scale(), *_join(inputs)]
+    steps = [*read_steps((), inputs, spacing_mm), AddBodyd(), _scale(), *_join(inputs)]
     steps.append(CropForegroundd(["image"], "body", margin=4, **_CROP))
     if patch_size is not None:
         steps.append(SpatialPadd(["image"], _in_3d(patch_size), mode="edge"))

@@ -18,7 +18,15 @@ from mtl_med.io.nifti import read_nifti
 from mtl_med.loading.datalist import PRESCRIPTION_SCALE_GY
 from mtl_med.tasks import Task
 
-__all__ = ["CropToMaskd", "LoadCased", "RandCropAroundMaskd", "RandIntensityd", "RandMirrord", "mirror_permutation"]
+__all__ = [
+    "CropToMaskd",
+    "LoadCased",
+    "RandCropAroundMaskd",
+    "RandIntensityd",
+    "RandMirrord",
+    "image_level_label",
+    "mirror_permutation",
+]
 
 
 class LoadCased(Transform):
@@ -57,8 +65,13 @@ class LoadCased(Transform):
                     stack *= dtype(item.pop(f"factor_{task.name}"))
                 item[task.name] = _meta(stack, grid, source)
             else:
-                item[task.name] = torch.tensor(int(float(labels[0])) if labels[0] else 0)
+                item[task.name] = image_level_label(labels)
         return item
+
+
+def image_level_label(labels: Sequence[str]) -> torch.Tensor:
+    """The class index in an item, as a scalar; 0 stands for no label, which `labelled_<task>` tells apart."""
+    return torch.tensor(int(labels[0] or 0))
 
 
 def _meta(array: NDArray, grid: Grid, source: str) -> MetaTensor:

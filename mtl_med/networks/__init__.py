@@ -5,6 +5,7 @@ from __future__ import annotations
 from mtl_med.networks.baselines import HPS, MTAN, STL
 from mtl_med.networks.ctan import CTAN
 from mtl_med.networks.methods import METHODS, Method, create_network
+from mtl_med.networks.mixed_inferer import mixed_inferer
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
 from mtl_med.networks.pretrained import load_pretrained
 from mtl_med.networks.stacked import split_stacked
@@ -21,6 +22,7 @@ __all__ = [
     "SingleTaskNets",
     "create_network",
     "load_pretrained",
+    "mixed_inferer",
     "split_stacked",
     "window_inferer",
 ]

@@ -211,6 +211,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(module.weight, std=(2.0 / module.in_channels) ** 0.5)
         else:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.groups > 1:  # the fan counts every output, of which a group's input reaches its own only
+                with torch.no_grad():
+                    module.weight.mul_(module.groups**0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):

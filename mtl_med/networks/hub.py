@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mtl_med.errors import ModelError
 
@@ -37,7 +38,7 @@ def fetch(address: str) -> Path:
             where=address,
             fix="pip install 'mtl_med[pretrained]', or download the file otherwise and give its path",
         ) from error
-    file = {"repo_id": f"{owner}/{name}", "filename": filename, "revision": revision or None}
+    file: dict[str, Any] = {"repo_id": f"{owner}/{name}", "filename": filename, "revision": revision or None}
     try:
         try:
             return Path(hub.hf_hub_download(**file, local_files_only=True))

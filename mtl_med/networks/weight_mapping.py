@@ -18,7 +18,13 @@ __all__ = ["Architecture", "Fitted", "architecture", "fit"]
 
 State = dict[str, Tensor]
 
-HEADS = ("fc", "classifier", "head", "conv_seg")  # what published networks call the layers behind their encoder
+HEADS = (
+    "fc",
+    "classifier",
+    "head",
+    "conv_seg",
+    "conv_head",
+)  # what published networks call the layers behind their encoder
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PROJECTION = ".downsample."
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
@@ -34,7 +40,7 @@ RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet, as far as keys and shapes tell: strides and dilations leave no trace in weights."""
+    """A published network, as far as keys and shapes tell: strides and dilations leave no trace in weights."""
 
     name: str
     spatial_dims: int
@@ -62,7 +68,9 @@ class Fitted:
 
 
 def architecture(state: Mapping[str, Tensor]) -> Architecture | None:
-    """The ResNet that a state dict belongs to; None for anything else."""
+    """The ResNet or EfficientNet-Lite0 that a state dict belongs to; None for anything else."""
+    if "conv_stem.weight" in state:
+        return lite_architecture(state)
     stem = state.get("conv1.weight")
     if stem is None or stem.ndim not in (4, 5):
         return None
@@ -72,11 +80,19 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     return None if name is None else Architecture(name, stem.ndim - 2, block)
 
 
+def lite_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
+    """EfficientNet-Lite0, with or without its last block; None for its relatives."""
+    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.") and key.split(".")[1].isdigit()}
+    relative = len(blocks) not in (15, 16) or any("se_reduce" in key for key in state)
+    return None if relative else Architecture("efficientnet_lite0", 2, "inverted residual")
+
+
 def fit(weights: Mapping[str, Tensor], encoder: Encoder, where: str | Path, allow: Sequence[str] = ()) -> Fitted:
     """Bring weights under the names and shapes of an encoder, without changing the encoder.
 
     Args:
-        weights: a state dict with torchvision's, MONAI's or MedicalNet's names, or of one of our networks.
+        weights: a state dict with the names of torchvision, MONAI, MedicalNet or efficientnet_lite_pytorch, or of one
+            of our networks.
         encoder: what they are for.
         where: the file, for errors.
         allow: patterns of keys that may be in only one of the two: those of the file are left out, those of the
@@ -86,9 +102,9 @@ def fit(weights: Mapping[str, Tensor], encoder: Encoder, where: str | Path, allo
         ModelError: keys are missing, unexpected or of another shape, or values are not finite.
     """
     own = encoder.state_dict()
-    found, note = encoder_part(weights, own, where)
+    found, note = encoder_part(plain_names(weights, own), own, where)
     notes = [note]
-    for step in (drop_heads, fold_biases, drop_statistics):
+    for step in (drop_last_block, drop_heads, fold_biases, drop_statistics):
         found, note = step(found, own, encoder)
         notes.append(note)
     found, adapted_input = adapt_input(found, own)
@@ -97,6 +113,22 @@ def fit(weights: Mapping[str, Tensor], encoder: Encoder, where: str | Path, allo
     taken = {key: value for key, value in found.items() if key in own}
     notes += [note, *differing(found, own, started)]
     return Fitted({**own, **started, **taken}, len(taken), adapted_input, tuple(each for each in notes if each))
+
+
+def plain_names(weights: Mapping[str, Tensor], own: State) -> Mapping[str, Tensor]:
+    """Take the underscores off with which efficientnet_lite_pytorch begins every name (`_blocks.3._bn0.weight`)."""
+    if "conv_stem.weight" not in own:
+        return weights
+    return {".".join(part.lstrip("_") for part in key.split(".")): value for key, value in weights.items()}
+
+
+def drop_last_block(found: State, own: State, encoder: Encoder) -> tuple[State, str]:
+    """Leave out what an EfficientNet-Lite has behind its last stage: the block of 320 channels and its head's norm."""
+    if architecture(own) != architecture(found) or "conv_stem.weight" not in own:
+        return found, ""
+    behind = {key for key in found if key not in own and key.startswith(("blocks.15.", "bn1."))}
+    note = "last block and norm left out (blocks.15, bn1)" if behind else ""
+    return {key: value for key, value in found.items() if key not in behind}, note
 
 
 def encoder_part(weights: Mapping[str, Tensor], own: State, where: str | Path) -> tuple[State, str]:
@@ -242,7 +274,7 @@ def first(keys: Sequence[str], count: int = 3) -> str:
 def explain(found: State, own: State, only_projections: bool) -> tuple[str, str]:
     """Why weights do not fit, and what to do about it."""
     theirs, ours = architecture(found), architecture(own)
-    target = "no ResNet" if ours is None else str(ours)
+    target = "no published network" if ours is None else str(ours)
     if only_projections and not any(PROJECTION in key for key in found):
         return (
             "Its shortcuts have no parameters (type A, as in MedicalNet's ResNet-18)",
@@ -253,7 +285,7 @@ def explain(found: State, own: State, only_projections: bool) -> tuple[str, str]
         if theirs.name in ENCODERS:
             fix += f", or build the network with encoder='{theirs.name}' and spatial_dims={theirs.spatial_dims}"
         return f"It looks like {theirs}, and the encoder is {target}", fix
-    why = f"It looks like no ResNet, and the encoder is {target}" if theirs is None and ours is not None else ""
+    why = f"It looks like none that is known, and the encoder is {target}" if theirs is None and ours else ""
     return why, "Give weights of this very architecture, or list keys that may be missing or left out in `allow`"
 
 

@@ -2,6 +2,7 @@
 
 from mtl_med.processes import finish_processes, join_processes, rank, require_processes, world_size
 from mtl_med.training.aggregation import create_aggregator
+from mtl_med.training.calibration import calibrate
 from mtl_med.training.checkpoints import Checkpoint, load_into, start
 from mtl_med.training.handlers import Schedule, TaskStatistics
 from mtl_med.training.losses import MultiTaskLoss
@@ -26,6 +27,7 @@ __all__ = [
     "Schedule",
     "TaskStatistics",
     "Validation",
+    "calibrate",
     "create_aggregator",
     "distribute",
     "finish_processes",

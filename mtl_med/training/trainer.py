@@ -173,12 +173,16 @@ class MultiTaskEvaluator(SupervisedEvaluator):
 
     Args:
         device: device of network and batches.
-        val_data_loader: batches of one case with labels; in a data-parallel run each rank's share, which may be empty.
+        val_data_loader: batches of whole cases with labels; in a data-parallel run each rank's share, which may be
+            empty.
         network: `forward(image) -> dict[str, Tensor]`; a data-parallel wrapper, whose ranks would wait for each other
             in every forward, is taken off.
         tasks: what is scored.
-        inferer: a sliding window with the size of the training patch.
+        inferer: a sliding window with the size of the training patch, or a `mixed_inferer`.
         precision: autocast type, None for full precision.
+
+    Attributes:
+        scores: of each task, after a run.
     """
 
     def __init__(
@@ -193,14 +197,14 @@ class MultiTaskEvaluator(SupervisedEvaluator):
     ) -> None:
         self.precision = precision
         self.tasks: tuple[Task, ...] = as_tasks(tasks)
-        parts = {task.name: TaskScore(task) for task in self.tasks}
+        self.scores = {task.name: TaskScore(task) for task in self.tasks}
         super().__init__(
             device=pick_device(device),
             val_data_loader=val_data_loader,
             network=unwrap(network),
             inferer=inferer,
-            key_val_metric={"score": MeanScore(parts)},
-            additional_metrics={f"score/{name}": part for name, part in parts.items()},
+            key_val_metric={"score": MeanScore(self.scores)},
+            additional_metrics={f"score/{name}": part for name, part in self.scores.items()},
             val_handlers=list(val_handlers),
             decollate=False,
         )

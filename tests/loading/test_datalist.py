@@ -35,7 +35,7 @@ def own_study(tiny_study: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_study, tmp_path / "study"))
 
 
-@pytest.mark.parametrize(("inputs", "channels"), [("ct", 1), ("ct+ptv", 2)])
+@pytest.mark.parametrize(("inputs", "channels"), [("ct", 1), ("ct+ptv", 2), ("rgb", 3)])
 def test_channels_of_the_image(inputs: str, channels: int) -> None:
     assert input_channels(inputs) == channels
 
@@ -81,6 +81,7 @@ def test_items_of_a_split_name_files_and_labels(tiny_study: Path) -> None:
     folder = tiny_study / "cases" / "p0"
     assert items["p0"] == {
         "id": "p0",
+        "group": "p0",
         "image": str(folder / "ct.nii.gz"),
         "mask_dose": str(folder / "mask_dose.nii.gz"),
         "ptv": [(str(folder / "structures" / "PTV70.nii.gz"), 70.0)],
@@ -122,10 +123,54 @@ def test_nothing_usable_is_an_error(own_study: Path) -> None:
         study_items(own_study, "fit", TASKS, "ct+ptv")
 
 
-def test_image_level_labels_are_class_indices(own_study: Path) -> None:
-    edit_case(own_study, "p0", labels={"stage": 2})
-    items = study_items(own_study, "fit", [Task("stage", "classification", 3)], "ct")
-    assert [(item["stage"], item["labelled_stage"]) for item in items[:2]] == [(["2"], [True]), ([""], [False])]
+@pytest.fixture
+def staged(own_study: Path) -> Path:
+    """The study with an image-level task of three stages: p0 is late, p3 early, the others unknown."""
+    edit_case(own_study, "p0", labels={"stage": 2}, group="twins")
+    edit_case(own_study, "p3", labels={"stage": 0})
+    path = own_study / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": {"stage": ["early", "middle", "late"]}}))
+    return own_study
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (Task("stage", "classification", 3), ["2", "", "", "0"]),
+        (Task("stage", "classification", 3, ("early", "middle", "late")), ["2", "", "", "0"]),
+        (Task("stage", "classification", 3, ("late", "early", "middle")), ["0", "", "", "1"]),
+    ],
+    ids=["unnamed", "in the study's order", "in another order"],
+)
+def test_image_level_labels_are_found_by_name(staged: Path, task: Task, expected: list[str]) -> None:
+    items = study_items(staged, "fit", [task], "ct")
+    assert [item["stage"] for item in items] == [[index] for index in expected]
+    assert [item["labelled_stage"] for item in items] == [[True], [False], [False], [True]]
+    assert [item["group"] for item in items] == ["twins", "p1", "p2", "p3"]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (("stag", 3, ()), "the study has no image-level task 'stag'. Did you mean stage"),
+        (("stage", 4, ()), "has 4 unnamed classes, and the study 3. Give its class_names: early, middle, late"),
+        (("stage", 3, ("early", "midle", "late")), "class 'midle' of task 'stage' is none of the study's. .*middle"),
+        (("stage", 2, ("early", "late")), "lacks the study's class 'middle'. Name all of them: early, middle, late"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_other_classes_than_the_studys_are_refused(staged: Path, task: tuple, message: str) -> None:
+    name, channels, names = task
+    with pytest.raises(UsageError, match=message):
+        study_items(staged, "fit", [Task(name, "classification", channels, names)], "ct")
+
+
+@pytest.mark.parametrize("label", [3, -1, 0.5])
+def test_a_label_of_no_class_costs_one_case(staged: Path, caplog, label: float) -> None:
+    edit_case(staged, "p1", labels={"stage": label})
+    items = study_items(staged, "fit", [Task("stage", "classification", 3)], "ct")
+    assert [item["id"] for item in items] == ["p0", "p2", "p3"]
+    assert f"p1: has the label {label:g} for task 'stage', expected a whole number from 0 to 2" in caplog.text
 
 
 class TestInputItems:

@@ -22,6 +22,7 @@ from mtl_med.loading import (
 from mtl_med.loading.pipelines import body_mask
 from mtl_med.loading.transforms import RandIntensityd
 from mtl_med.manifest import Manifest
+from mtl_med.prep.body import body_mask as body_of_study
 from mtl_med.tasks import as_tasks
 
 TASKS = as_tasks(
@@ -125,6 +126,12 @@ class TestBodyMask:
         assert mask.shape == ct.shape
         assert mask.sum() == 47
         assert not mask[0, 0, 0, 0]
+
+    def test_it_is_the_mask_that_preparation_writes(self) -> None:
+        """Also where two parts have the same size."""
+        ct = torch.full((1, 5, 5, 5), -1000.0)
+        ct[0, 0, 0, :2] = ct[0, 4, :2, 4] = ct[0, 2, 2, 2] = 0.0
+        assert np.array_equal(body_mask(ct)[0].numpy(), body_of_study(ct[0].numpy()))
 
     def test_air_alone_is_all_of_it(self) -> None:
         assert body_mask(torch.full((1, 2, 2, 2), -1000.0)).all()

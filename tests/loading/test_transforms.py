@@ -83,7 +83,7 @@ class TestLoadCased:
         assert int(item["stage"]) == 0
 
     def test_a_class_index(self, write) -> None:
-        item = LoadCased([Task("stage", "classification", 3)])({"image": write("ct", 0, np.int16), "stage": ["2.0"]})
+        item = LoadCased([Task("stage", "classification", 3)])({"image": write("ct", 0, np.int16), "stage": ["2"]})
         assert int(item["stage"]) == 2
         assert item["labelled_stage"].tolist() == [True]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -92,12 +94,99 @@ class TestSkill:
         assert score(DOSE, unknown) == 0.0
 
 
-def test_balanced_accuracy_is_the_mean_recall() -> None:
-    # Class 0: 3 of 4 right; class 1: 0 of 1; class 2 does not occur; the last image has no label.
-    truth = torch.tensor([0, 0, 0, 0, 1, 1])
-    logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 2, 2, 1]), 3).float()
-    batch = {"stage": truth, "labelled_stage": torch.tensor([[True]] * 5 + [[False]])}
-    assert score(STAGE, (logits, batch)) == pytest.approx((0.75 + 0.0) / 2)
+def classes(task: Task, truth: list[int], logits: Tensor, labelled: list[bool] | None = None) -> tuple:
+    known = torch.tensor(labelled or [True] * len(truth))[:, None]
+    return logits, {task.name: torch.tensor(truth), f"labelled_{task.name}": known}
+
+
+class TestClasses:
+    SEVERE = Task("severe", "classification", 2, ("no", "yes"))
+
+    def test_of_more_than_two_the_mean_recall(self) -> None:
+        # Class 0: 3 of 4 right; class 1: 0 of 1; class 2 does not occur; the last image has no label.
+        logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 2, 2, 1]), 3).float()
+        batch = classes(STAGE, [0, 0, 0, 0, 1, 1], logits, [True] * 5 + [False])
+        assert score(STAGE, batch) == pytest.approx((0.75 + 0.0) / 2)
+
+    def test_of_two_the_area_under_the_roc_curve(self) -> None:
+        # Scores (difference of the logits) of positives 2 and 0, of negatives 1, 0 and -5: 2 + 0 + 1/2 + 1 + 1 of 6.
+        logits = torch.tensor([[0.0, 2.0], [3.0, 3.0], [7.0, 8.0], [1.0, 1.0], [0.0, -5.0], [0.0, 99.0]])
+        batch = classes(self.SEVERE, [1, 1, 0, 0, 0, 0], logits, [True] * 5 + [False])
+        assert score(self.SEVERE, batch) == pytest.approx((1 + 0 + 1 + 0.5 + 1 + 1) / 6)
+
+    def test_it_does_not_matter_how_images_are_batched(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits, truth = torch.randn(11, 2, generator=generator), (torch.arange(11) % 2).tolist()
+        whole = score(self.SEVERE, classes(self.SEVERE, truth, logits))
+        parts = [classes(self.SEVERE, truth[a:b], logits[a:b]) for a, b in ((0, 4), (4, 5), (5, 11))]
+        assert score(self.SEVERE, *parts) == whole
+        assert 0 < whole < 1
+
+    @pytest.mark.parametrize(("task", "width"), [(SEVERE, 2), (STAGE, 3)], ids=["two", "three"])
+    def test_one_class_alone_scores_nothing_and_says_so_once(self, task: Task, width: int, caplog) -> None:
+        alone = Task(f"{task.name}_alone", "classification", width)
+        batch = classes(alone, [1, 1], torch.eye(width)[[1, 1]])
+        assert [score(alone, batch) for _ in range(2)] == [0.0, 0.0]
+        assert caplog.text.count(f"task {alone.name}: only one class is labelled") == 1
+
+    def test_nothing_known_is_zero(self, caplog) -> None:
+        assert score(STAGE, classes(STAGE, [0, 1], torch.eye(3)[:2], [False, False])) == 0.0
+        assert score(STAGE) == score(self.SEVERE) == 0.0
+        assert score(STAGE, classes(STAGE, [0, 1], torch.full((2, 3), float("nan")))) == 0.0
+        assert not caplog.records
+
+    def test_labels_that_are_absent_are_not_read(self) -> None:
+        logits = torch.eye(3)
+        batch = (
+            logits,
+            {"stage": torch.tensor([0.0, 1.0, float("nan")]), "labelled_stage": torch.tensor([1, 1, 0]) > 0},
+        )
+        assert score(STAGE, batch) == 1.0
+
+
+def test_classes_of_all_ranks_count_together(monkeypatch) -> None:
+    """Three ranks with five, no and two images of their own score as one process with seven."""
+    severe = Task("severe", "classification", 2, ("no", "yes"))
+    logits = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
+    truth = [0, 1, 1, 0, 1, 0, 1]
+    shares = [slice(0, 5), slice(5, 5), slice(5, 7)]
+    barrier, given, own = threading.Barrier(3), {}, threading.local()
+
+    def all_reduce_sum(values: Tensor) -> Tensor:
+        given[own.rank] = values
+        barrier.wait()
+        total = sum(given.values())
+        barrier.wait()
+        return total
+
+    monkeypatch.setattr("mtl_med.training.scores.all_reduce_sum", all_reduce_sum)
+    monkeypatch.setattr("mtl_med.training.scores.rank", lambda: own.rank)
+    monkeypatch.setattr("mtl_med.training.scores.world_size", lambda: 3)
+
+    def on_rank(rank: int) -> tuple[float, Tensor]:
+        own.rank = rank
+        metric = TaskScore(severe)
+        if logits[shares[rank]].numel():
+            predictions, batch = classes(severe, truth[shares[rank]], logits[shares[rank]])
+            metric.update(({"severe": predictions}, batch))
+        return metric.compute(), metric.tally()
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(on_rank, range(3)))
+    monkeypatch.undo()
+    assert [value for value, _ in found] == [score(severe, classes(severe, truth, logits))] * 3
+    torch.testing.assert_close(found[1][1][:, 0], torch.tensor(truth).double())
+
+
+def test_pictures_of_a_batch_count_one_by_one() -> None:
+    """(B, 1, H, W) masks of several pictures, one of them without a mask, beside their diagnoses."""
+    lesion = Task("lesion", "segmentation", 1, ("Lesion",))
+    truth = torch.zeros(3, 1, 4, 4)
+    truth[:, :, :2] = 1
+    logits = torch.where(truth > 0, 1.0, -1.0)
+    logits[1, 0, :, 2:] *= -1  # half of the second lesion found, as much beside it
+    batch = {"lesion": truth, "labelled_lesion": torch.tensor([[True], [True], [False]])}
+    assert score(lesion, (logits, batch)) == pytest.approx((1 + 0.5) / 2)
 
 
 def test_overall_is_the_mean_over_the_tasks() -> None:

@@ -9,13 +9,12 @@ from mtl_med.networks.blocks import (
     ActSpec,
     Bottleneck,
     NormSpec,
-    PooledBottleneck,
     activation,
     convolution,
     norm_layer,
     projection,
 )
-from mtl_med.networks.encoders.stage import Encoder, Stage
+from mtl_med.networks.encoders.stage import Encoder, Stage, refine_and_pool
 
 __all__ = ["BasicBlock", "ResNetEncoder", "resnet18", "resnet50"]
 
@@ -129,12 +128,7 @@ class ResNetEncoder(Encoder):
 
     def pooling_block(self, stage: int, in_channels: int) -> nn.Module:
         """Bottleneck block to the next stage's width, then max pool; nothing behind the last stage."""
-        if stage == len(self.channels) - 1:
-            if in_channels == self.channels[-1]:
-                return nn.Identity()
-            return convolution(self.spatial_dims, in_channels, self.channels[-1], 1, bias=True)
-        width = self.channels[stage + 1] // Bottleneck.expansion
-        return PooledBottleneck(self.spatial_dims, in_channels, width, self.norm, self.act)
+        return refine_and_pool(self, stage, in_channels)
 
 
 def resnet18(

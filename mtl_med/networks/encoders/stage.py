@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from mtl_med.networks.blocks import ActSpec, NormSpec
+from mtl_med.networks.blocks import ActSpec, Bottleneck, NormSpec, PooledBottleneck, convolution
 
-__all__ = ["Encoder", "Stage"]
+__all__ = ["Encoder", "Stage", "refine_and_pool"]
 
 
 class Stage(NamedTuple):
@@ -47,3 +47,18 @@ class Encoder(nn.Module):
     def pooling_block(self, stage: int, in_channels: int) -> nn.Module:
         """The block `Pool` of Eq. 1 behind `stage`: takes a gated map to width and size of the next stage."""
         raise NotImplementedError
+
+
+def refine_and_pool(encoder: Encoder, stage: int, in_channels: int) -> nn.Module:
+    """The pooling block of encoders whose last stage is the bottleneck, as MTAN has it.
+
+    Bottleneck block to the next stage's width, then max pool. Behind the last stage nothing, or a 1x1 convolution where
+    what comes in has another width than the stage.
+    """
+    channels = encoder.channels
+    if stage == len(channels) - 1:
+        if in_channels == channels[-1]:
+            return nn.Identity()
+        return convolution(encoder.spatial_dims, in_channels, channels[-1], 1, bias=True)
+    width = channels[stage + 1] // Bottleneck.expansion
+    return PooledBottleneck(encoder.spatial_dims, in_channels, width, encoder.norm, encoder.act)
