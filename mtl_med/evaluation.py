@@ -8,10 +8,11 @@ import math
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mtl_med.classification_figures import write_figures
 from mtl_med.errors import (
     EXIT_ALL_FAILED,
     EXIT_OK,
@@ -21,11 +22,12 @@ from mtl_med.errors import (
     UsageError,
 )
 from mtl_med.files import read_json, sha256_file
+from mtl_med.image_evaluation import ImageTable, read_image_table
 from mtl_med.io import results
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.rows import COLUMNS, Row, write_rows
 from mtl_med.metrics.summary import aggregate_rows, overall, summary
-from mtl_med.parallel import map_cases
+from mtl_med.parallel import Outcome, at_least_one, map_cases
 from mtl_med.prep.recipe import load_recipe, recipe_names
 from mtl_med.provenance import write_record
 from mtl_med.scoring import Wanted, score_case
@@ -41,7 +43,8 @@ class Evaluation:
     """What came of scoring a folder of predictions.
 
     Args:
-        rows: all scores, case by case in the order of the study.
+        rows: all scores, case by case in the order of the study; after them, without a case, what is told of all cases
+            with intervals.
         scored: ids of the cases that were scored.
         failures: id -> sentence, of the cases that could not be scored.
         without_prediction: ids of the study's cases (of the chosen split) that have no prediction.
@@ -50,6 +53,7 @@ class Evaluation:
         odd: ids of scored cases with notes in the study's quality table.
         other_study: the predictions say that they were made on another study.
         old_recipe: name of the shipped recipe where the study says that it was prepared by another version of it.
+        groups: id -> lesion or patient, of the scored cases that share one.
     """
 
     rows: list[Row]
@@ -61,6 +65,7 @@ class Evaluation:
     odd: tuple[str, ...] = ()
     other_study: bool = False
     old_recipe: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """The summary, and below it which cases it does not cover."""
@@ -94,12 +99,12 @@ def evaluate(
 ) -> Evaluation:
     """Score every case that has a prediction.
 
-    What some case's prediction holds is expected of all: a structure that lacks counts as missed, a dose or all
-    structures that lack fail the case.
+    What some case's prediction holds is expected of all: a structure that lacks counts as missed; a dose, all
+    structures or a row of classification.csv that lack fail the case.
 
     Args:
         study: the study folder.
-        predictions: folder with one folder per case, as `mtl_med.io.results` writes it.
+        predictions: folder with one folder per case, as `mtl_med.io.results` writes it, classification.csv or both.
         split: score only this split; default: whatever was predicted.
         workers: number of processes.
         cases: ids whose predictions count; others in the folder may be of other weights. Default: all.
@@ -116,6 +121,8 @@ def evaluate(
         raise UsageError("is the study's own truth", where=predictions, fix="Give the folder of the predictions")
     listed = manifest.split(split) if split else manifest.cases
     folders = results.prediction_folders(predictions)
+    table = read_image_table(predictions, manifest)
+    folders = {name: Path(predictions) / name for name in sorted(table.cases)} | folders
     if cases is not None:
         folders = {name: folder for name, folder in folders.items() if name in cases}
     chosen = [(case, folders[case.id]) for case in listed if case.id in folders]
@@ -123,19 +130,18 @@ def evaluate(
         raise NothingFoundError(
             f"no prediction of a case of the study {study}{f' in split {split}' if split else ''}",
             where=predictions,
-            fix="Give the folder that holds one folder per case, named by its id, with dose.nii.gz or "
-            "structures.seg.nrrd",
+            fix="Give the folder that holds classification.csv, or one folder per case, named by its id, with "
+            "dose.nii.gz or structures.seg.nrrd",
         )
     wanted, unreadable = _wanted(chosen, manifest)
     pairs = [pair for pair in chosen if pair[0].id not in unreadable]
     outcomes = list(map_cases(partial(score_case, wanted), pairs, workers=workers, label="evaluate"))
-    failures = unreadable | {
-        case.id: outcome.failure for (case, _), outcome in zip(pairs, outcomes, strict=True) if outcome.failure
-    }
+    rows, failed = _with_classes(pairs, outcomes, table)
+    failures = unreadable | failed
     ids = {case.id for case in listed}
     scored = [case for case, _ in chosen if case.id not in failures]
     return Evaluation(
-        rows=[row for outcome in outcomes for row in outcome.value or ()],
+        rows=[*rows, *table.scores(rows, scored)],
         scored=tuple(case.id for case in scored),
         failures={case.id: failures[case.id] for case, _ in chosen if case.id in failures},
         without_prediction=tuple(case.id for case in listed if case.id not in folders),
@@ -144,13 +150,36 @@ def evaluate(
         odd=tuple(case.id for case in scored if case.notes),
         other_study=_recorded_hash(Path(predictions), "fingerprint") not in ("", manifest.fingerprint),
         old_recipe=_old_recipe(manifest),
+        groups={case.id: case.group for case in scored if case.group},
     )
 
 
+def _with_classes(
+    pairs: Sequence[tuple[Case, Path]], outcomes: Sequence[Outcome[list[Row]]], table: ImageTable
+) -> tuple[list[Row], dict[str, str]]:
+    """Rows of all cases, of their maps and of their classes, and the cases that failed in either."""
+    rows: list[Row] = []
+    failures: dict[str, str] = {}
+    for (case, _), outcome in zip(pairs, outcomes, strict=True):
+        if outcome.failure:
+            failures[case.id] = outcome.failure
+            continue
+        try:
+            rows += [*(outcome.value or ()), *table.rows(case)]
+        except CaseError as error:
+            failures[case.id] = str(error)
+    return rows, failures
+
+
 def _recorded_hash(folder: Path, name: str) -> str:
-    """A hash that the record of the folder's making holds; "" where it does not tell."""
+    """A hash that the record of the folder's making holds; "" where it does not tell, or is damaged."""
     path = folder / "run.json"
-    record = read_json(path) if path.is_file() else {}
+    try:
+        record = read_json(path, "Scores do not need it, but nothing tells any more what this folder was made of")
+    except UsageError as error:
+        if path.exists():
+            _log.warning("%s", error)
+        return ""
     hashes = record.get("hashes", {}) if isinstance(record, dict) else {}
     return str(hashes.get(name, "")) if isinstance(hashes, dict) else ""
 
@@ -165,7 +194,7 @@ def _old_recipe(manifest: Manifest) -> str:
 
 def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wanted, dict[str, str]]:
     """What to score, and the cases whose predictions cannot even be listed."""
-    kinds = {name: item.kind for case in manifest for name, item in case.structures.items()}
+    tasks = {name: _task(case, item.kind, manifest) for case in manifest for name, item in case.structures.items()}
     predicted: set[str] = set()
     unreadable: dict[str, str] = {}
     for case, folder in chosen:
@@ -173,11 +202,17 @@ def _wanted(chosen: Sequence[tuple[Case, Path]], manifest: Manifest) -> tuple[Wa
             predicted.update(results.predicted_names(folder))
         except CaseError as error:
             unreadable[case.id] = str(error)
-    strange = sorted(predicted - set(kinds))
+    strange = sorted(predicted - set(tasks))
     if strange:
         _log.warning("predicted structures that the study does not know are not scored: %s", ", ".join(strange))
     dose = any(results.has_dose(folder) for _, folder in chosen)
-    return Wanted(dose, {name: kind for name, kind in sorted(kinds.items()) if name in predicted}), unreadable
+    return Wanted(dose, {name: task for name, task in sorted(tasks.items()) if name in predicted}), unreadable
+
+
+def _task(case: Case, kind: str, manifest: Manifest) -> str:
+    """The task of a structure: its kind, but for a photograph, whose one outlined task has a name of its own."""
+    outlined = [task for task in case.tasks if task not in manifest.classes]
+    return outlined[0] if case.grid is None and len(outlined) == 1 else kind
 
 
 def _require_table(path: Path) -> None:
@@ -225,6 +260,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         "without_prediction": list(result.without_prediction),
         "unknown": list(result.unknown),
         "failed": result.failures,
+        **({"groups": dict(result.groups)} if result.groups else {}),
     }
     write_record(record, "evaluate", fields)
     return record
@@ -233,18 +269,25 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mtl-med evaluate`."""
     parser.add_argument("--study", type=Path, required=True, help="study folder: planned doses and contours")
-    about = "folder with one folder per case that holds dose.nii.gz (Gy), structures.seg.nrrd or both"
+    about = (
+        "folder with one folder per case that holds dose.nii.gz (Gy), structures.seg.nrrd or both, "
+        "and classification.csv where there are image-level tasks"
+    )
     parser.add_argument("--predictions", type=Path, required=True, help=about)
     about = "CSV table to write, one score per row with its unit, such as metrics.csv"
     parser.add_argument("--out", type=Path, required=True, help=about)
     about = "score this split alone: fit, tune, validation or test; a case of it that has no prediction is a failure"
     parser.add_argument("--split", help=f"{about} (default: every case that has a prediction)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases scored at a time (default: 1)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=1, metavar="N", help="cases scored at a time (default: 1)"
+    )
+    about = "folder for pictures of image-level tasks: ROC curve, confusion matrix, calibration"
+    parser.add_argument("--figures", type=Path, metavar="DIR", help=about)
 
 
 def run(args: argparse.Namespace) -> int:
     """`mtl-med evaluate`: 0 all scored, 4 some failed or a case of the chosen split is missing, 5 all failed."""
-    return score(args.study, args.predictions, args.out, args.split, workers=args.workers)
+    return score(args.study, args.predictions, args.out, args.split, workers=args.workers, figures=args.figures)
 
 
 def score(
@@ -255,8 +298,18 @@ def score(
     *,
     workers: int = 1,
     cases: Collection[str] | None = None,
+    figures: str | Path | None = None,
 ) -> int:
-    """Evaluate, write the table and its record, and print the summary. Arguments as of `evaluate`.
+    """Evaluate, write the table and its record, and print the summary.
+
+    Args:
+        study: as of `evaluate`.
+        predictions: as of `evaluate`.
+        out: the table.
+        split: as of `evaluate`.
+        workers: as of `evaluate`.
+        cases: as of `evaluate`.
+        figures: folder for pictures of the image-level tasks.
 
     Returns:
         The exit code of `run`.
@@ -266,6 +319,10 @@ def score(
     asked = {"study": str(study), "predictions": str(predictions), "split": split}
     write_evaluation(result, out, asked=asked, seconds=time.perf_counter() - start)
     sys.stdout.write(f"{result.text()}\nwritten: {out}\n")
+    if figures is not None:
+        drawn = write_figures(result.rows, result.groups, figures)
+        told = f"{figures} ({', '.join(path.name for path in drawn)})" if drawn else "no figure: no image-level task"
+        sys.stdout.write(f"written: {told}\n" if drawn else f"{told} was scored\n")
     if result.failures and not result.scored:
         return EXIT_ALL_FAILED
     return EXIT_SOME_FAILED if result.failures or (split and result.without_prediction) else EXIT_OK

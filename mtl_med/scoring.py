@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError
-from mtl_med.geometry import Grid, reorient, require_same_grid, same_grid
+from mtl_med.geometry import Grid, picture_grid, reorient, require_same_grid, same_grid
 from mtl_med.io import results
 from mtl_med.io.nifti import read_nifti
+from mtl_med.io.picture import read_picture_mask
 from mtl_med.manifest import Case
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import LABEL_MAP, Row
@@ -27,7 +28,7 @@ class Wanted:
 
     Args:
         dose: score the dose of the cases that have one.
-        structures: name -> kind of the structures to score.
+        structures: name -> task of the structures to score.
     """
 
     dose: bool
@@ -47,11 +48,29 @@ def score_case(wanted: Wanted, pair: tuple[Case, Path]) -> list[Row]:
     """
     case, folder = pair
     if case.grid is None:
-        raise CaseError("has no grid in mm, so that its maps cannot be scored", where=case.id)
+        return _picture_rows(case, folder, wanted)
     dose_wanted = wanted.dose and case.has("dose")
     truth = _truth(case, wanted, with_dvh=dose_wanted)
     rows = _dose_rows(case, folder, truth) if dose_wanted else []
     return rows + (_structure_rows(case, folder, wanted, truth) if wanted.structures else [])
+
+
+def _picture_rows(case: Case, folder: Path, wanted: Wanted) -> list[Row]:
+    """Scores of the structures of a photograph, whose distances are in pixels."""
+    truth = {
+        name: read_picture_mask(case.path(f"structures/{name}")).T
+        for name in wanted.structures
+        if case.has(f"structures/{name}")
+    }
+    if not truth:
+        return []
+    width, height = next(iter(truth.values())).shape
+    predicted, source = _predicted_masks(folder, wanted, picture_grid(width, height))
+    rows: list[Row] = []
+    for name, task in wanted.structures.items():
+        mask = predicted[name][..., 0]
+        rows += segmentation_rows(case.id, task, name, truth.get(name), mask, (1.0, 1.0), source, unit="px")
+    return rows
 
 
 def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[np.bool_]]:
@@ -88,21 +107,28 @@ def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[R
 
 
 def _structure_rows(case: Case, folder: Path, wanted: Wanted, truth: Mapping[str, NDArray]) -> list[Row]:
+    grid = _grid(case)
+    predicted, source = _predicted_masks(folder, wanted, grid)
+    rows: list[Row] = []
+    for name, task in wanted.structures.items():
+        rows += segmentation_rows(case.id, task, name, truth.get(name), predicted[name], grid.spacing_mm, source)
+    return rows
+
+
+def _predicted_masks(folder: Path, wanted: Wanted, grid: Grid) -> tuple[dict[str, NDArray[np.bool_]], str]:
+    """Predicted mask of each wanted structure on `grid`, empty where there is none; first word of the convention."""
     found = results.read_structures(folder)
     if found.grid is None:
         raise CaseError(
             "has no structures, while other predictions have some", where=folder, fix="Predict this case again"
         )
-    grid = _grid(case)
-    source = LABEL_MAP if found.from_label_map else ""
-    rows: list[Row] = []
-    for name, kind in wanted.structures.items():
-        if name in found.masks:
-            prediction = _on_grid(found.masks[name], found.grid, grid, folder)
-        else:
-            prediction = np.zeros(grid.shape, dtype=bool)
-        rows += segmentation_rows(case.id, kind, name, truth.get(name), prediction, grid.spacing_mm, source)
-    return rows
+    masks = {
+        name: _on_grid(found.masks[name], found.grid, grid, folder)
+        if name in found.masks
+        else np.zeros(grid.shape, dtype=bool)
+        for name in wanted.structures
+    }
+    return masks, LABEL_MAP if found.from_label_map else ""
 
 
 def _grid(case: Case) -> Grid:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtl_med import evaluation
+from mtl_med import baselines, evaluation
 from mtl_med.errors import NothingFoundError, OutputError, UsageError
 from mtl_med.evaluation import evaluate, overall
 from mtl_med.geometry import Grid
@@ -339,6 +339,19 @@ def test_a_study_of_another_version_of_its_recipe_is_said_in_one_line(
 # ---- bad files ----
 
 
+@pytest.mark.parametrize("content", ["{", '{"hashes": [1]}'], ids=repr)
+@pytest.mark.parametrize("where", ["study", "predictions"])
+def test_a_damaged_record_is_a_warning(study, predictions, tmp_path, caplog, where, content):
+    """What made the folder is then unknown; the scores do not need it."""
+    shutil.copytree(study, tmp_path / "study")
+    folder = {"study": tmp_path / "study", "predictions": predictions}[where]
+    (folder / "run.json").write_text(content)
+    result = evaluate(tmp_path / "study", predictions)
+    assert result.scored == ("pt_1", "pt_2") and not result.other_study and not result.old_recipe
+    told = [message for message in caplog.messages if "run.json: is not valid JSON" in message]
+    assert len(told) == (1 if content == "{" else 0), caplog.text
+
+
 @pytest.mark.parametrize("name", ["dose.nii.gz", "structures.seg.nrrd"])
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"nonsense"], ids=["half", "other"]
@@ -383,6 +396,16 @@ def _run(*words) -> int:
     parser = argparse.ArgumentParser()
     evaluation.add_arguments(parser)
     return evaluation.run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.mark.parametrize("workers", ["-5", "two"])
+@pytest.mark.parametrize("module", [evaluation, baselines], ids=["evaluate", "baseline"])
+def test_workers_are_one_or_more(capsys, module, workers):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--workers", workers])
+    assert f"argument --workers: {workers} is no number above 0" in capsys.readouterr().err
 
 
 def test_the_command_writes_the_table_a_record_and_a_summary(study, predictions, tmp_path, capsys):

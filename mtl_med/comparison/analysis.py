@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results
-from mtl_med.comparison.scores import of_patients, of_run, patient_means, select
+from mtl_med.comparison.samples import sample_of
+from mtl_med.comparison.scores import of_run, select
 from mtl_med.comparison.statistics import (
     DRAWS,
     NOTHING,
@@ -20,6 +19,7 @@ from mtl_med.comparison.statistics import (
     paired_bootstrap,
     t_interval,
 )
+from mtl_med.metrics.bootstrap import drawn_together
 from mtl_med.metrics.relative import relative_performances
 
 __all__ = ["Line", "analyse"]
@@ -93,18 +93,13 @@ def _figures(results: Results, row: str, seed: int, columns: Sequence[ScoreColum
 def _over_patients(
     results: Results, baseline: str, row: str, seeds: Sequence[int], columns: Sequence[ScoreColumn], draws: int
 ) -> list[Difference]:
-    tables = []
-    for name in (baseline, row):
-        means = [
-            patient_means(of_patients(select(column, results.scores[name, seed])) for seed in seeds)
-            for column in columns
-        ]
-        tables.append(means)
-    cases = sorted({case for means in tables for column in means for case in column})
-    arrays = [np.array([[column.get(case, math.nan) for column in means] for case in cases]) for means in tables]
-    shape = (len(cases), len(columns))
+    runs = [[results.scores[name, seed] for seed in seeds] for name in (baseline, row)]
+    found = (select(column, rows) for listed in runs for rows in listed for column in columns)
+    cases = sorted({score.case for scores in found for score in scores if score.case})
+    base, method = ([sample_of(column, listed, cases) for column in columns] for listed in runs)
     higher = [column.higher_is_better for column in columns]
-    return paired_bootstrap(arrays[0].reshape(shape), arrays[1].reshape(shape), higher, draws=draws)
+    groups = drawn_together(cases, results.groups) if results.groups else None
+    return paired_bootstrap(base, method, higher, groups=groups, draws=draws)
 
 
 def _ranked(lines: list[Line], baseline: str) -> list[Line]:

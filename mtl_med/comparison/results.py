@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mtl_med.comparison.protocol import Protocol, read_protocol
 from mtl_med.comparison.runs import FINISHED, Run
 from mtl_med.comparison.scores import wanted
 from mtl_med.errors import UsageError
-from mtl_med.files import write_json, write_text
+from mtl_med.files import read_json, write_json, write_text
 from mtl_med.metrics.rows import COLUMNS, Row, read_rows
 
 __all__ = ["RUN_COLUMNS", "Results", "collect", "read_results", "write_results"]
@@ -23,6 +23,7 @@ RUN_COLUMNS = (
     *("threads", "processes", "best_epoch", "settings_hash", "fingerprint", "weights_sha256", "commit"),
 )
 _SCORE_COLUMNS = ("row", "seed", *COLUMNS)
+_GROUP_COLUMNS = ("case", "group")
 
 Key = tuple[str, int]
 
@@ -35,11 +36,13 @@ class Results:
         protocol: the comparison.
         scores: (row, seed) -> the rows of its scores.
         runs: (row, seed) -> its line of `runs.csv`; "" where something is not known.
+        groups: patient or image -> what it belongs to, such as its lesion; empty where all stand alone.
     """
 
     protocol: Protocol
     scores: Mapping[Key, Sequence[Row]]
     runs: Mapping[Key, Mapping[str, str]]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def seeds(self, row: str) -> list[int]:
         """Seeds of a row's finished runs, in the order of the comparison."""
@@ -68,7 +71,14 @@ def collect(protocol: Protocol, runs: Iterable[Run]) -> Results:
         protocol,
         {(run.row, run.seed): wanted(protocol, read_rows(run.folder / "metrics.csv")) for run in done},
         {key: {name: _text(record.get(name)) for name in RUN_COLUMNS} for key, record in records.items()},
+        {case: group for run in done[:1] for case, group in _groups(run).items()},
     )
+
+
+def _groups(run: Run) -> dict[str, str]:
+    """What the evaluation noted of the cases that belong together; of equal data it is the same for all runs."""
+    path = run.folder / "metrics.run.json"
+    return dict(read_json(path).get("groups", {})) if path.is_file() else {}
 
 
 def _text(value: Any) -> str:
@@ -76,7 +86,10 @@ def _text(value: Any) -> str:
 
 
 def write_results(results: Results, out: str | Path) -> None:
-    """Write `scores.csv`, `runs.csv` and a copy of the comparison file: all that the reports are made from."""
+    """Write `scores.csv`, `runs.csv`, `groups.csv` where cases belong together, and a copy of the comparison file.
+
+    The reports are made from these alone.
+    """
     out = Path(out)
     lines = [
         [row, str(seed), *(repr(float(item)) if isinstance(item, float) else item for item in astuple(score))]
@@ -85,6 +98,8 @@ def write_results(results: Results, out: str | Path) -> None:
     ]
     write_text(out / "scores.csv", _csv(_SCORE_COLUMNS, lines))
     write_text(out / "runs.csv", _csv(RUN_COLUMNS, [list(line.values()) for line in results.runs.values()]))
+    if results.groups:
+        write_text(out / "groups.csv", _csv(_GROUP_COLUMNS, sorted(results.groups.items())))
     write_json(out / "protocol.json", results.protocol.source)
 
 
@@ -108,7 +123,9 @@ def read_results(folder: str | Path) -> Results:
         except ValueError as error:
             raise UsageError(f"line {number}: {error}", where=folder / "scores.csv") from error
         scores[key].append(Row(**{**{name: line[name] for name in COLUMNS}, "value": value}))  # type: ignore[arg-type]
-    return Results(protocol, scores, runs)
+    path = folder / "groups.csv"
+    groups = {line["case"]: line["group"] for _, line in _lines(path, _GROUP_COLUMNS)} if path.is_file() else {}
+    return Results(protocol, scores, runs, groups)
 
 
 def _key(line: Mapping[str, str], known: set[Key], path: Path, number: int) -> Key:

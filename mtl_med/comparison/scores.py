@@ -6,11 +6,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mtl_med.comparison.protocol import Protocol, ScoreColumn
+from mtl_med.metrics.classification import auc
 from mtl_med.metrics.dose import OAR_METRICS, TARGET_METRICS
+from mtl_med.metrics.image_rows import Images, images_of
 from mtl_med.metrics.rows import Row
 
-__all__ = ["of_patients", "of_run", "patient_means", "select", "wanted"]
+__all__ = ["ACCURACY", "AREA", "BALANCED", "of_patients", "of_run", "patient_means", "select", "wanted"]
 
+ACCURACY, BALANCED, AREA = "accuracy", "balanced_accuracy", "auc"
+"""Scores of image-level classes; the rows of a patient that they are made of have other names."""
+
+_IMAGE_ROWS = {
+    ACCURACY: {"correct"},
+    BALANCED: {"correct"},
+    AREA: {"correct", "probability", "probability_of_decision"},
+}
 _DVH_SCORE = "dvh_score"
 _DVH_ERRORS = {f"{metric}_abs_error" for metric in (*OAR_METRICS, *TARGET_METRICS)}
 
@@ -24,12 +34,21 @@ def wanted(protocol: Protocol, rows: Iterable[Row]) -> list[Row]:
 
 def select(column: ScoreColumn, rows: Iterable[Row]) -> list[Row]:
     """The rows that one score is made of: those of its patients, or where it has none, those over many images."""
+    rows = [row for row in rows if row.task == column.task]
     found = [row for row in rows if _counts(column, row)]
+    if column.metric in _IMAGE_ROWS:
+        of_images = [row for row in rows if row.case and row.metric in _IMAGE_ROWS[column.metric]]
+        # A class against the rest needs the rest too.
+        return [row for row in of_images if column.metric == AREA or _asked(column, row)] or found
     return [row for row in found if row.case] or found
 
 
+def _asked(column: ScoreColumn, row: Row) -> bool:
+    return column.structures is None or row.structure in column.structures
+
+
 def _counts(column: ScoreColumn, row: Row) -> bool:
-    if row.task != column.task or (column.structures is not None and row.structure not in column.structures):
+    if not _asked(column, row):
         return False
     if column.metric == _DVH_SCORE:
         return row.metric in _DVH_ERRORS and row.convention in ("linear", "")
@@ -44,17 +63,27 @@ def of_run(column: ScoreColumn, rows: Sequence[Row]) -> float:
         rows: its rows.
 
     Returns:
-        Mean over structures of their means over patients; the DVH score is one flat mean. NaN where nothing is
-        defined, or a structure that the score asks for was not scored at all.
+        Mean over structures, or over the true classes of images, of their means over patients; the DVH score and the
+        accuracy are one flat mean, and the AUC is that of one class against the rest, as mean over the classes. NaN
+        where nothing is defined, or a structure that the score asks for was not scored at all.
     """
-    if column.metric == _DVH_SCORE:
+    if column.metric in (_DVH_SCORE, ACCURACY):
         return _mean(row.value for row in rows)
+    if column.metric == AREA and column.task in (images := images_of(rows)):
+        return _area(column, images[column.task])
     by_structure: dict[str, list[float]] = {}
     for row in rows:
         by_structure.setdefault(row.structure, []).append(row.value)
     if column.structures is not None and set(column.structures) - by_structure.keys():
         return math.nan
     return _mean(_mean(values) for values in by_structure.values())
+
+
+def _area(column: ScoreColumn, images: Images) -> float:
+    names = images.class_names
+    wanted = column.structures or (names[1:] if len(names) == 2 else names)
+    present = [index for index, name in enumerate(names) if name in wanted and (images.truth == index).any()]
+    return _mean(auc(images.truth == index, images.probabilities[:, index]) for index in present)
 
 
 def of_patients(rows: Iterable[Row]) -> dict[str, float]:

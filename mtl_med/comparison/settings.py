@@ -15,7 +15,18 @@ from mtl_med.comparison.protocol import MethodRow, Protocol
 from mtl_med.errors import UsageError, nearest
 from mtl_med.files import read_json, sha256_bytes, shipped
 
-__all__ = ["SEPARATOR", "Bundle", "differences", "find_bundle", "hash_of", "overrides_of", "settings_of", "shortened"]
+__all__ = [
+    "SEPARATOR",
+    "Bundle",
+    "bundle_folder",
+    "differences",
+    "find_bundle",
+    "hash_of",
+    "merged",
+    "overrides_of",
+    "settings_of",
+    "shortened",
+]
 
 SEPARATOR = re.compile(r"::|#")
 """Between the parts of an id of a config."""
@@ -41,7 +52,7 @@ class Bundle:
     @cached_property
     def configs(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Content of the training and of the evaluation configs, later files over earlier ones."""
-        return _merged(self.training), _merged(self.evaluation)
+        return _read(self.training), _read(self.evaluation)
 
     def require_unchanged(self) -> None:
         """Refuse to go on when the files no longer hold what was read, by which runs are known.
@@ -49,7 +60,7 @@ class Bundle:
         Raises:
             UsageError: they do not.
         """
-        if (_merged(self.training), _merged(self.evaluation)) != self.configs:
+        if (_read(self.training), _read(self.evaluation)) != self.configs:
             raise UsageError(
                 "has changed since the comparison began", where=self.root / "configs", fix="Start it again"
             )
@@ -61,20 +72,33 @@ def find_bundle(protocol: Protocol) -> Bundle:
     Raises:
         UsageError: no such bundle or config.
     """
-    bundles = shipped("bundles")
-    places = (bundles / protocol.bundle, Path(protocol.bundle))
-    root = next((path for path in places if (path / "configs").is_dir()), None)
     where = f"{protocol.where}: bundle"
-    if root is None:
-        names = [path.parent.parent.name for path in bundles.glob("*/configs/train.json")]
-        raise UsageError(f"there is no bundle '{protocol.bundle}'", where=where, fix=nearest(protocol.bundle, names))
-    configs = root.resolve() / "configs"
+    root = bundle_folder(protocol.bundle, where)
+    configs = root / "configs"
     present = {path.name for path in configs.glob("*.json")}
     for name in ("train.json", *protocol.configs, "evaluate.json"):
         if name not in present:
             raise UsageError(f"the bundle has no config '{name}'", where=where, fix=nearest(name, present))
     training = tuple(configs / name for name in ("train.json", *protocol.configs))
-    return Bundle(root.resolve(), training, (*training, configs / "evaluate.json"))
+    return Bundle(root, training, (*training, configs / "evaluate.json"))
+
+
+def bundle_folder(name: str, where: str = "") -> Path:
+    """The folder of a bundle.
+
+    Args:
+        name: of a shipped bundle, or a path.
+        where: for the message.
+
+    Raises:
+        UsageError: no such bundle; names the nearest shipped ones.
+    """
+    bundles = shipped("bundles")
+    root = next((path for path in (bundles / name, Path(name)) if (path / "configs").is_dir()), None)
+    if root is None:
+        names = [path.parent.parent.name for path in bundles.glob("*/configs/train.json")]
+        raise UsageError(f"there is no bundle '{name}'", where=where, fix=nearest(name, names))
+    return root.resolve()
 
 
 def overrides_of(protocol: Protocol, row: MethodRow) -> dict[str, Any]:
@@ -118,19 +142,27 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
-def _merged(files: Sequence[Path]) -> dict[str, Any]:
-    """Configs one over the other, as MONAI merges them."""
-    merged: dict[str, Any] = {}
-    for file in files:
-        for key, value in read_json(file).items():
+def _read(files: Sequence[Path]) -> dict[str, Any]:
+    return merged([read_json(file) for file in files])
+
+
+def merged(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Configs one over the other, as MONAI merges them.
+
+    Raises:
+        UsageError: an id of a later one goes into something that the earlier ones do not have.
+    """
+    config: dict[str, Any] = {}
+    for part in configs:
+        for key, value in part.items():
             parts = SEPARATOR.split(key.removeprefix("+"))
-            old = _get(merged, parts) if key.startswith("+") else None
+            old = _get(config, parts) if key.startswith("+") else None
             if isinstance(old, dict):
                 value = old | value
             elif isinstance(old, list):
                 value = old + value
-            _put(merged, parts, value)
-    return merged
+            _put(config, parts, value)
+    return config
 
 
 def _get(node: Any, parts: Sequence[str]) -> Any:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from mtl_med.comparison.samples import Sample
 from mtl_med.errors import UsageError
 from mtl_med.metrics.relative import relative_performances
 
@@ -16,6 +17,7 @@ __all__ = ["DRAWS", "LEVEL", "NOTHING", "Difference", "Estimate", "holm", "paire
 
 LEVEL = 0.95
 DRAWS = 10_000
+_AT_A_TIME = 500  # draws that are in memory together
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Difference:
         low: lower end of the bootstrap's percentile interval; NaN with fewer than two patients.
         high: upper end.
         p: two-sided p-value of "no difference"; NaN with fewer than two patients.
-        patients: number of patients that count.
+        patients: number of patients that count, or of their groups where those are drawn.
     """
 
     value: float
@@ -79,50 +81,58 @@ class Difference:
 
 
 def paired_bootstrap(
-    baseline: ArrayLike,
-    method: ArrayLike,
+    baseline: Sequence[Sample],
+    method: Sequence[Sample],
     higher_is_better: Sequence[bool],
     *,
+    groups: Sequence[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[Difference]:
-    """Differences of means over patients, patients being drawn again with replacement, both methods alike.
+    """Differences of scores over patients, patients being drawn again with replacement, both methods alike.
 
     Args:
-        baseline: (P, M) score of each patient by each of M metrics; NaN where it is not defined.
-        method: (P, M) of the same patients. A patient counts for a metric where both are defined.
+        baseline: M scores of the same P patients.
+        method: the same. A patient counts for a score where both are defined.
         higher_is_better: M directions.
-        draws: number of drawn sets of P patients.
+        groups: (P,) what is drawn as a whole, such as the lesion of an image; default: each patient alone.
+        draws: number of drawn sets, each of as many groups as there are.
         seed: of the draws.
         level: coverage of the percentile intervals.
 
     Returns:
         M differences method - baseline in the metrics' own units, then the mean relative difference over the metrics
-        (%, positive is better: Eq. 3 of the CTAN paper, taken of the means over patients).
+        (%, positive is better: Eq. 3 of the CTAN paper, taken of the scores over patients).
 
     Raises:
-        UsageError: arrays of different shapes.
+        UsageError: other numbers of scores, directions or patients.
 
     Source: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993; p with +1 as in Davison, Hinkley 1997, 4.11.
     """
-    base, other = np.asarray(baseline, dtype=np.float64), np.asarray(method, dtype=np.float64)
-    if base.shape != other.shape or base.ndim != 2 or base.shape[1] != len(higher_is_better):
-        raise UsageError(f"scores of shape {base.shape} and {other.shape} and {len(higher_is_better)} directions")
-    defined = ~(np.isnan(base) | np.isnan(other))
-    patients = len(base)
-    # Row 0 holds every patient once: the estimate itself.
-    times = np.ones((1, patients))
-    if patients > 1:
-        drawn = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=draws)
+    lengths = sorted({sample.defined.size for sample in (*baseline, *method)})
+    if not len(baseline) == len(method) == len(higher_is_better) or len(lengths) != 1:
+        raise UsageError(
+            f"{len(baseline)} and {len(method)} scores, {len(higher_is_better)} directions, patients: {lengths}"
+        )
+    names, index = np.unique(np.arange(lengths[0]) if groups is None else np.asarray(groups), return_inverse=True)
+    both = [first.defined & second.defined for first, second in zip(baseline, method, strict=True)]
+    # Row 0 holds every group once: the estimate itself.
+    times = np.ones((1, names.size))
+    if names.size > 1:
+        drawn = np.random.default_rng(seed).multinomial(names.size, np.full(names.size, 1 / names.size), size=draws)
         times = np.concatenate([times, drawn])
+    scores = np.empty((2, len(times), len(both)))
+    for start in range(0, len(times), _AT_A_TIME):
+        weights = times[start : start + _AT_A_TIME].T[index]
+        for column, defined in enumerate(both):
+            for side, sample in enumerate((baseline[column], method[column])):
+                scores[side, start : start + _AT_A_TIME, column] = sample.score(weights * defined[:, None])
     with np.errstate(divide="ignore", invalid="ignore"):
-        count = times @ defined
-        base_means, means = (times @ np.where(defined, scores, 0.0) / count for scores in (base, other))
-        relative = relative_performances(base_means, means, higher_is_better)
-    counts = defined.sum(axis=0)
-    found = [_difference(column, int(n), level) for column, n in zip((means - base_means).T, counts, strict=True)]
-    return [*found, _difference(relative.mean(axis=1), int(counts.min(initial=patients)), level)]
+        relative = relative_performances(scores[0], scores[1], higher_is_better)
+    counts = [np.unique(index[defined]).size for defined in both]
+    found = [_difference(column, n, level) for column, n in zip((scores[1] - scores[0]).T, counts, strict=True)]
+    return [*found, _difference(relative.mean(axis=1), min(counts, default=names.size), level)]
 
 
 def _difference(values: NDArray[np.float64], patients: int, level: float) -> Difference:

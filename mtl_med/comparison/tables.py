@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mtl_med.comparison.analysis import Line, analyse
+from mtl_med.comparison.notes import drawn_units, notes, span
 from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results, read_results
-from mtl_med.comparison.scores import of_patients, of_run, select
-from mtl_med.comparison.statistics import DRAWS, NOTHING, Difference, Estimate
+from mtl_med.comparison.scores import of_run, select
+from mtl_med.comparison.statistics import NOTHING, Estimate
 from mtl_med.errors import UsageError, nearest
 from mtl_med.files import within
 
@@ -21,7 +22,6 @@ _BLOCK = re.compile(r"<!-- comparison: (?P<name>\S+) -->\n.*?<!-- end -->", re.D
 _OPENING = re.compile(r"<!-- comparison: ")
 _HASH = 10  # characters of a hash
 _NONE = "-"
-_UNTOLD = "not told apart (an interval holds zero or is missing)"
 
 
 def render(folder: str | Path) -> str:
@@ -66,8 +66,8 @@ def _section(results: Results, group: Group) -> str:
     lines = analyse(results, group)
     parts = [f"### {group.title}", _main_table(results, group, columns, lines)]
     if any(line.patients for line in lines):
-        parts.append(_patient_table(group, columns, lines))
-    parts.append("\n".join(f"- {note}" for note in _notes(results, group, columns, lines)))
+        parts.append(_patient_table(group, columns, lines, drawn_units(results)))
+    parts.append("\n".join(f"- {note}" for note in notes(results, group, columns, lines)))
     return "\n\n".join(parts)
 
 
@@ -75,7 +75,7 @@ def _main_table(results: Results, group: Group, columns: Sequence[ScoreColumn], 
     head = ["method"]
     for column in columns:
         head += [_heading(column), "Δ %"]
-    head += ["mean Δ %", "rank", "p over patients", "parameters, M", "s/step", "peak MiB", "runs"]
+    head += ["mean Δ %", "rank", f"p over {drawn_units(results)}", "parameters, M", "s/step", "peak MiB", "runs"]
     body = []
     for line in lines:
         cells = [line.row]
@@ -112,11 +112,11 @@ def _costs(results: Results, line: Line) -> list[str]:
     ]
 
 
-def _patient_table(group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> str:
-    head = [f"minus {group.baseline}, over patients"]
+def _patient_table(group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line], drawn: str) -> str:
+    head = [f"minus {group.baseline}, over {drawn}"]
     for column in columns:
         head += [_heading(column), "p"]
-    head += ["mean Δ %", "p", "patients"]
+    head += ["mean Δ %", "p", drawn]
     body = []
     for line in lines:
         if line.patients:
@@ -126,82 +126,8 @@ def _patient_table(group: Group, columns: Sequence[ScoreColumn], lines: Sequence
                 estimate = Estimate(difference.value, difference.low, difference.high, difference.patients)
                 cells += [_interval(estimate, digits, sign="+"), _p(line.p_adjusted[i : i + 1])]
             counts = [difference.patients for difference in line.patients]
-            body.append([*cells, _span(counts, "-")])
+            body.append([*cells, span(counts, "-")])
     return _markdown(head, body)
-
-
-def _notes(results: Results, group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> Iterable[str]:
-    compared = [line for line in lines if line.patients]
-    runs = [results.runs[line.row, seed] for line in lines for seed in line.seeds]
-    if not runs:
-        yield "No run is finished."
-        return
-    cases = {
-        case
-        for line in lines
-        for seed in line.seeds
-        for column in columns
-        for case in of_patients(select(column, results.scores[line.row, seed]))
-    }
-    budget = f"{_span([run['epochs'] for run in runs])} epochs, {_span([run['steps'] for run in runs])} steps a run"
-    threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
-    yield (
-        f"{len(runs)} runs on {len(cases)} patients; {budget}; seconds per step are medians and peak memory is the "
-        "largest of a run's training, with the cases it keeps in memory and its validation "
-        f"(threads a run: {threads}; runs at a time: {together})."
-    )
-    yield (
-        "First table: a run's score is the mean over structures of their means over patients; shown are means over "
-        f"seeds with 95 % t-intervals. Δ is the difference relative to {group.baseline} (Eq. 3 of the CTAN paper; "
-        "positive is better) between runs of the same seed; rank is by mean Δ."
-    )
-    if compared:
-        yield (
-            f"Second table: a patient's score is the mean over its structures and over the seeds that both methods "
-            f"have, so that its differences are not quite those of the first. Intervals and p are from a paired "
-            f"bootstrap over patients ({DRAWS} draws), p two-sided and Holm-corrected over {len(compared)} "
-            f"method{'s' if len(compared) > 1 else ''}; that of mean Δ stands in the first table too. They say nothing "
-            "about other seeds."
-        )
-        yield from _verdicts(group, columns, compared)
-    yield from _gaps(results, group, lines)
-
-
-def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line]) -> Iterable[str]:
-    """What may be claimed: only where the intervals over seeds and over patients both leave zero to one side."""
-    for i, name in enumerate([*(column.name for column in columns), "mean Δ"]):
-        higher = columns[i].higher_is_better if i < len(columns) else True
-        found: dict[str, list[str]] = {"better": [], "worse": [], _UNTOLD: []}
-        for line in compared:
-            over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
-            found[_verdict(over_seeds, line.patients[i], higher)].append(line.row)
-        told = "; ".join(f"{verdict}: {', '.join(rows)}" for verdict, rows in found.items() if rows)
-        yield f"{name} against {group.baseline}, by both intervals (over seeds, over patients): {told}."
-
-
-def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: bool) -> str:
-    """In a relative difference over seeds positive is better; over patients it is in the metric's own unit."""
-    sign = 1 if higher_is_better else -1
-    low, high = sorted((sign * over_patients.low, sign * over_patients.high))
-    if over_seeds.low > 0 and low > 0:
-        return "better"
-    return "worse" if over_seeds.high < 0 and high < 0 else _UNTOLD
-
-
-def _gaps(results: Results, group: Group, lines: Sequence[Line]) -> Iterable[str]:
-    """What a reader must know who takes the table for complete."""
-    asked = {line.row: len(results.protocol.row(line.row).seeds) for line in lines}
-    missing = [
-        f"{line.row} ({len(line.seeds)} of {asked[line.row]})" for line in lines if len(line.seeds) < asked[line.row]
-    ]
-    if missing:
-        yield f"Not finished: {'; '.join(missing)}."
-    alone = [line.row for line in lines if len(line.seeds) == 1]
-    if alone:
-        yield f"One run only, hence no interval over seeds: {'; '.join(alone)}."
-    fewer = [line.row for line in lines if line.row != group.baseline and 0 < len(line.paired_seeds) < len(line.seeds)]
-    if fewer:
-        yield f"Compared on those seeds only that {group.baseline} has too: {'; '.join(fewer)}."
 
 
 def _runs(results: Results) -> str:
@@ -249,11 +175,3 @@ def _p(values: Sequence[float]) -> str:
     if not values or math.isnan(values[0]):
         return _NONE
     return "<0.001" if values[0] < 0.001 else f"{values[0]:.3f}"
-
-
-def _span(values: Iterable[object], dash: str = " to ") -> str:
-    """The one value, or the smallest and the largest."""
-    numbers = sorted({int(str(value)) for value in values if str(value)})
-    if not numbers:
-        return "?"
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}{dash}{numbers[-1]}"

@@ -21,10 +21,18 @@ the larger of the two."""
 SURFACE_DICE_CONVENTION = "subvoxel_surface;tolerance_2mm"
 
 _ROWS = {
-    "dice": ("1", "voxel_volume"),
-    "hd95": ("mm", HD95_CONVENTION),
-    "surface_dice_2mm": ("1", SURFACE_DICE_CONVENTION),
+    "mm": {
+        "dice": ("1", "voxel_volume"),
+        "hd95": ("mm", HD95_CONVENTION),
+        "surface_dice_2mm": ("1", SURFACE_DICE_CONVENTION),
+    },
+    "px": {
+        "dice": ("1", "pixel_area"),
+        "hd95": ("px", f"{HD95_CONVENTION};in_pixels_of_the_picture"),
+        "surface_dice_2px": ("1", "subpixel_contour;tolerance_2px;in_pixels_of_the_picture"),
+    },
 }
+"""Unit of the spacing -> metric -> unit and convention. The pixels of a photograph have no size in mm."""
 
 
 def dice(truth: NDArray, prediction: NDArray) -> float:
@@ -109,6 +117,7 @@ def segmentation_rows(
     prediction: NDArray,
     spacing_mm: Sequence[float],
     source: str = "",
+    unit: str = "mm",
 ) -> list[Row]:
     """Scores of one structure of one case as rows.
 
@@ -118,28 +127,29 @@ def segmentation_rows(
         structure: name of the structure.
         truth: mask; None when the structure is not contoured.
         prediction: mask; empty when nothing was found.
-        spacing_mm: voxel spacing along the array axes, mm.
+        spacing_mm: voxel spacing along the array axes, in `unit`.
         source: first word of the convention, such as "labelmap".
+        unit: "mm"; "px" for a photograph, whose spacing is 1.
 
     Returns:
-        Rows `dice`, `hd95` and `surface_dice_2mm`. Truth not contoured or empty: all NaN. Truth present and prediction
-        empty (missed): Dice and surface Dice 0, HD95 NaN.
+        Rows `dice`, `hd95` and `surface_dice_2mm` (or `surface_dice_2px`, with a tolerance of 2 pixels). Truth not
+        contoured or empty: all NaN. Truth present and prediction empty (missed): Dice and surface Dice 0, HD95 NaN.
     """
-    scores = dict.fromkeys(_ROWS, math.nan)
+    scores = [math.nan] * len(_ROWS[unit])
     if truth is not None and np.any(truth):
         truth, prediction = _masks(truth, prediction)
         # No score depends on the empty space around both, and without it each takes a fraction of the time.
         box = _bounding_box(truth | prediction)
         truth, prediction = np.ascontiguousarray(truth[box]), np.ascontiguousarray(prediction[box])
-        scores = {
-            "dice": dice(truth, prediction),
-            "hd95": hd95_mm(truth, prediction, spacing_mm),
-            "surface_dice_2mm": surface_dice(truth, prediction, spacing_mm),
-        }
+        scores = [
+            dice(truth, prediction),
+            hd95_mm(truth, prediction, spacing_mm),
+            surface_dice(truth, prediction, spacing_mm),
+        ]
     prefix = f"{source};" if source else ""
     return [
-        Row(case, task, structure, metric, scores[metric], unit, prefix + convention)
-        for metric, (unit, convention) in _ROWS.items()
+        Row(case, task, structure, metric, score, measured_in, prefix + convention)
+        for score, (metric, (measured_in, convention)) in zip(scores, _ROWS[unit].items(), strict=True)
     ]
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from mtl_med.metrics.classification import accuracy, auc, auc_one_vs_rest, balanced_accuracy
 from mtl_med.metrics.dose import TARGET_METRICS, dvh_score
+from mtl_med.metrics.image_rows import images_of
+from mtl_med.metrics.image_summary import image_lines
 from mtl_med.metrics.rows import LABEL_MAP, Row
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
 ]
 
 _NAMES_SHOWN = 8
+_SURFACE_DICE = "surface_dice_"  # and the tolerance with its unit
 _WORST, _FEWEST = 3, 4  # worst cases that are named, where there are at least so many
 _DOSE_LINES = (
     ("dose_score", "dose score", "sum of |error| per possible-dose voxel (OpenKBP)"),
@@ -45,24 +49,26 @@ class StructureSummary:
     Args:
         name: the structure.
         dice: mean Dice; a missed structure counts as 0.
-        hd95_mm: mean HD95 over the cases in which it was found.
-        surface_dice: mean surface Dice at 2 mm; a missed structure counts as 0.
+        hd95: mean HD95 over the cases in which it was found, in `unit`.
+        surface_dice: mean surface Dice at 2 mm or 2 px; a missed structure counts as 0.
         cases: cases with truth.
         missed: cases with truth but an empty prediction.
         not_contoured: cases without truth, which no mean counts.
         from_label_map: some prediction came from a label map.
         missed_cases: ids of the missed ones.
+        unit: of the distances, "mm" or "px".
     """
 
     name: str
     dice: float
-    hd95_mm: float
+    hd95: float
     surface_dice: float
     cases: int
     missed: int
     not_contoured: int
     from_label_map: bool
     missed_cases: tuple[str, ...] = ()
+    unit: str = "mm"
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,9 @@ def structure_summaries(rows: Iterable[Row]) -> list[StructureSummary]:
     """One summary per structure, in the order of the rows; rows over many cases do not count."""
     tables: dict[str, dict[str, dict[str, Row]]] = {}
     for row in rows:
-        if row.case and row.metric in ("dice", "hd95", "surface_dice_2mm"):
-            tables.setdefault(row.structure, {}).setdefault(row.metric, {})[row.case] = row
+        metric = _SURFACE_DICE if row.metric.startswith(_SURFACE_DICE) else row.metric
+        if row.case and metric in ("dice", "hd95", _SURFACE_DICE):
+            tables.setdefault(row.structure, {}).setdefault(metric, {})[row.case] = row
     return [_structure_summary(name, table) for name, table in tables.items()]
 
 
@@ -136,13 +143,14 @@ def _structure_summary(name: str, table: dict[str, dict[str, Row]]) -> Structure
     return StructureSummary(
         name=name,
         dice=_mean(values["dice"].values()),
-        hd95_mm=_mean(values["hd95"].values()),
-        surface_dice=_mean(values["surface_dice_2mm"].values()),
+        hd95=_mean(values["hd95"].values()),
+        surface_dice=_mean(values[_SURFACE_DICE].values()),
         cases=len(with_truth),
         missed=len(missed),
         not_contoured=len(values["dice"]) - len(with_truth),
         from_label_map=any(row.convention.split(";")[0] == LABEL_MAP for row in table["dice"].values()),
         missed_cases=missed,
+        unit=next(iter(table["hd95"].values())).unit,
     )
 
 
@@ -151,7 +159,8 @@ def overall(rows: Sequence[Row]) -> dict[str, float]:
 
     Returns:
         `dose_score`, `dvh_score`, `mae_in_mask`, `mae_whole_grid` (Gy) where a dose was scored; `mean_dice` (mean over
-        structures of their means over cases) and `dice/<structure>` where structures were.
+        structures of their means over cases) and `dice/<structure>` where structures were; `accuracy/<task>`,
+        `balanced_accuracy/<task>` and `auc/<task>` where images were.
     """
     rows = [row for row in rows if row.case]
     scores: dict[str, float] = {}
@@ -165,6 +174,12 @@ def overall(rows: Sequence[Row]) -> dict[str, float]:
     if structures:
         scores["mean_dice"] = _mean(item.dice for item in structures)
         scores |= {f"dice/{item.name}": item.dice for item in structures}
+    for task, images in images_of(rows).items():
+        truth, chances = images.truth, images.probabilities
+        scores[f"accuracy/{task}"] = accuracy(truth, images.decided)
+        scores[f"balanced_accuracy/{task}"] = balanced_accuracy(truth, images.decided)
+        area = auc(truth == 1, chances[:, 1]) if chances.shape[1] == 2 else auc_one_vs_rest(truth, chances)
+        scores[f"auc/{task}"] = area
     return scores
 
 
@@ -193,12 +208,8 @@ def summary(rows: Sequence[Row]) -> str:
     structures = structure_summaries(rows)
     if structures:
         lines += ["", *_structure_lines(structures, scores["mean_dice"])]
-    image_level = [row for row in rows if not row.case and row.metric not in _AGGREGATES]
-    if image_level:
-        lines += ["", "images"]
-        lines += [
-            f"  {row.task}  {row.metric:<17}  {_number(row.value, 6, 3)}   {row.convention}" for row in image_level
-        ]
+        lines += _dice_intervals(rows)
+    lines += image_lines(row for row in rows if row.metric not in _AGGREGATES)
     return "\n".join(lines).strip("\n") or "nothing was scored"
 
 
@@ -230,11 +241,12 @@ def _dvh_lines(items: Sequence[DvhSummary]) -> list[str]:
 
 def _structure_lines(structures: Sequence[StructureSummary], mean_dice: float) -> list[str]:
     width = max(10, *(len(item.name) for item in structures))
-    head = f"{'structures':<{width + 2}}    Dice  HD95 mm  surface Dice 2 mm  cases  missed  not contoured"
+    unit = structures[0].unit
+    head = f"{'structures':<{width + 2}}    Dice  HD95 {unit}  surface Dice 2 {unit}  cases  missed  not contoured"
     lines = [head]
     for item in structures:
         lines.append(
-            f"  {item.name:<{width}}  {_number(item.dice, 6, 3)}  {_number(item.hd95_mm, 7, 2)}"
+            f"  {item.name:<{width}}  {_number(item.dice, 6, 3)}  {_number(item.hd95, 7, 2)}"
             f"  {_number(item.surface_dice, 17, 3)}  {item.cases:5d}  {item.missed:6d}  {item.not_contoured:13d}"
         )
     lines.append(f"  {'mean':<{width}}  {_number(mean_dice, 6, 3)}")
@@ -243,6 +255,18 @@ def _structure_lines(structures: Sequence[StructureSummary], mean_dice: float) -
         lines += [f"    {item.name}: {_listing(item.missed_cases)}" for item in structures if item.missed]
     if any(item.from_label_map for item in structures):
         lines.append("  read from label maps, which cannot hold overlaps")
+    return lines
+
+
+def _dice_intervals(rows: Sequence[Row]) -> list[str]:
+    """A line for each structure whose Dice has an interval over groups."""
+    found = {(row.structure, row.metric): row for row in rows if not row.case and row.structure}
+    lines = []
+    for (structure, metric), row in found.items():
+        low, high = found.get((structure, "dice_low")), found.get((structure, "dice_high"))
+        if metric == "dice" and low and high:
+            ends = "-" if math.isnan(low.value) else f"{low.value:.3f}, {high.value:.3f}"
+            lines.append(f"  {structure} Dice {row.value:.3f} [{ends}]  {low.convention.replace(';', ', ')}")
     return lines
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mtl_med.comparison.statistics import holm, paired_bootstrap, t_interval
+from mtl_med.comparison.samples import means
+from mtl_med.comparison.statistics import Difference, holm, t_interval
+from mtl_med.comparison.statistics import paired_bootstrap as of_samples
 from mtl_med.errors import UsageError
 from mtl_med.metrics.relative import relative_performance
 
@@ -60,6 +62,11 @@ def scores(patients: int = 30, effect: float = 0.02, seed: int = 0) -> tuple[np.
     base = np.stack([rng.uniform(0.5, 0.9, patients), rng.uniform(2.0, 5.0, patients)], axis=1)
     gain = rng.normal(effect, 0.05, (patients, 2)) * [1, -1]
     return base, base * (1 + gain)
+
+
+def paired_bootstrap(base: np.ndarray, method: np.ndarray, higher: list[bool], **options: int) -> list[Difference]:
+    """Of means over patients, (P, M)."""
+    return of_samples([means(column) for column in base.T], [means(column) for column in method.T], higher, **options)
 
 
 class TestPairedBootstrap:
@@ -133,5 +140,5 @@ class TestPairedBootstrap:
             assert found.patients == patients
 
     def test_shapes_must_agree(self) -> None:
-        with pytest.raises(UsageError, match=r"scores of shape \(3, 1\) and \(2, 1\)"):
+        with pytest.raises(UsageError, match=r"1 and 1 scores, 1 directions, patients: \[2, 3\]"):
             paired_bootstrap(np.ones((3, 1)), np.ones((2, 1)), [True])

@@ -71,7 +71,7 @@ def test_missed_and_not_contoured_are_counted_apart():
     (item,) = structure_summaries(rows)
     assert (item.cases, item.missed, item.not_contoured) == (2, 1, 2)
     assert item.dice == pytest.approx(0.5)
-    assert item.hd95_mm == 0.0
+    assert item.hd95 == 0.0
     assert item.surface_dice == pytest.approx(0.5)
 
 
@@ -82,7 +82,7 @@ def test_disjoint_is_not_missed():
     other[2, 2, 2] = True
     (item,) = structure_summaries(_structure("a", corner, other))
     assert (item.dice, item.missed) == (0.0, 0)
-    assert item.hd95_mm == pytest.approx(math.sqrt(12))
+    assert item.hd95 == pytest.approx(math.sqrt(12))
 
 
 def test_mean_dice_is_over_structures_not_over_masks():

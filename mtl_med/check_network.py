@@ -1,0 +1,206 @@
+"""What only running a bundle's parts can tell: arguments that nothing takes, outputs that are not as declared."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtl_med.errors import MtlMedError, UsageError, find_error, nearest
+from mtl_med.loading import check_inputs
+from mtl_med.manifest import Manifest
+from mtl_med.tasks import Task, as_tasks
+
+__all__ = ["check_arguments", "check_outputs", "check_study"]
+
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
+_TOLERANCE = 1e-6
+
+
+def check_arguments(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Components that are not there, and arguments that they do not take."""
+    faults: dict[str, None] = {}
+    for name, config in configs.items():
+        for where, node in _components(config):
+            target = node["_target_"]
+            if not isinstance(target, str) or target.startswith(("$", "@")):
+                continue
+            found = _located(target)
+            if found is None:
+                faults[str(UsageError(f"'{where}' names {target}, which is not there", where=name))] = None
+                continue
+            known = _parameters(found)
+            for key in node:
+                if known is not None and not key.startswith("_") and key not in known:
+                    what = f"'{where}' gives {target} an argument '{key}' that it does not take"
+                    faults[str(UsageError(what, where=name, fix=nearest(key, known, 2)))] = None
+    return list(faults)
+
+
+def _components(node: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, dict) and "_target_" in node:
+        yield where, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from _components(value, f"{where}#{key}" if where else str(key))
+
+
+def _located(target: str) -> Any:
+    """The object of a full path, None where there is none."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _parameters(target: Any) -> set[str] | None:
+    """Names that it takes; None where it takes any, or does not say."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """One pass of the network of inference.json over the declared input, every output held against metadata.json.
+
+    Args:
+        root: the bundle.
+        metadata: content of its metadata.json.
+
+    Returns:
+        What was found of each output, and the faults.
+    """
+    form = metadata.get("network_data_format", {})
+    declared, inputs = form.get("outputs", {}), form.get("inputs", {})
+    if not inputs or not declared:
+        fault = UsageError("network_data_format declares no inputs or no outputs", where="metadata.json")
+        return [], [str(fault)]
+    name, fields = next(iter(inputs.items()))
+    faults = [] if name == "image" else [f"metadata.json: the first input is '{name}'. Name it 'image'."]
+    faults += _channel_names({**inputs, **declared})
+    if faults:
+        return [], faults
+    try:
+        network, channels = _network(root)
+        if channels is not None and channels != fields["num_channels"]:
+            what = f"input '{name}' has {channels} channels, metadata.json declares {fields['num_channels']}"
+            return [], [str(UsageError(what, where="inference.json: network_def"))]
+        seconds, outputs = _forward(network, fields)
+    except Exception as error:
+        ours = find_error(error)
+        text = str(ours) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return [], [f"the network cannot be built and run on the declared input: {text}"]
+    if isinstance(outputs, torch.Tensor):
+        outputs = {next(iter(declared)): outputs} if len(declared) == 1 else {"(one tensor)": outputs}
+    told = [f"output {key}: {tuple(value.shape)}, {_dtype(value)}" for key, value in outputs.items()]
+    faults = [f"metadata.json: the network has no output '{key}'." for key in declared if key not in outputs]
+    for key, value in outputs.items():
+        if key not in declared:
+            fix = f"Declare it under network_data_format.outputs. {nearest(key, declared)}"
+            faults.append(str(UsageError(f"output '{key}' is not declared", where="metadata.json", fix=fix)))
+        else:
+            faults += _compared(key, value, declared[key])
+    return [*told, f"one pass took {seconds:.1f} s"], faults
+
+
+def _channel_names(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    counts = {
+        name: (fields.get("num_channels"), len(fields.get("channel_def", {}))) for name, fields in formats.items()
+    }
+    return [
+        f"metadata.json: '{name}' has {channels} channels, and names for {names} of them."
+        for name, (channels, names) in counts.items()
+        if channels != names
+    ]
+
+
+def _network(root: Path) -> tuple[torch.nn.Module, int | None]:
+    """The network of inference.json, with weights where the bundle has some, and how many channels it expects."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.json"))
+    parser["bundle_root"] = str(root)
+    parser["device"] = "cpu"
+    channels = parser.get_parsed_content("network_def#in_channels") if "in_channels" in parser["network_def"] else None
+    has_weights = (root / "models" / "model.pt").is_file()
+    return parser.get_parsed_content("network" if has_weights else "network_def"), channels
+
+
+def _forward(network: torch.nn.Module, fields: Mapping[str, Any]) -> tuple[float, Any]:
+    low, high = fields.get("value_range") or (0.0, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, fields["num_channels"], *fields["spatial_shape"])
+    image = torch.rand(shape, generator=generator, dtype=torch.float32) * (high - low) + low
+    started = time.perf_counter()
+    with torch.no_grad():
+        outputs = network.eval()(image.to(_DTYPES[fields.get("dtype", "float32")]))
+    return time.perf_counter() - started, outputs
+
+
+def _compared(key: str, value: torch.Tensor, fields: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about one output."""
+    where = f"output '{key}'"
+    if value.shape[1] != fields["num_channels"]:
+        yield f"{where} has {value.shape[1]} channels, metadata.json declares {fields['num_channels']}."
+    space, expected = tuple(value.shape[2:]), tuple(fields.get("spatial_shape", ()))
+    if len(space) != len(expected) or any(isinstance(b, int) and a != b for a, b in zip(space, expected, strict=True)):
+        yield f"{where} has the spatial shape {list(space)}, metadata.json declares {list(expected)}."
+    if _dtype(value) != fields.get("dtype", "float32"):
+        yield f"{where} is {_dtype(value)}, metadata.json declares {fields.get('dtype')}."
+    if not bool(torch.isfinite(value).all()):
+        yield f"{where} is not finite everywhere."
+    elif fields.get("value_range"):
+        low, high = fields["value_range"]
+        least, most = float(value.min()), float(value.max())
+        if least < low - _TOLERANCE or most > high + _TOLERANCE:
+            yield f"{where} lies in {least:.4g} to {most:.4g}, metadata.json declares {low} to {high}."
+
+
+def _dtype(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def check_study(study: str | Path, train: Mapping[str, Any]) -> list[str]:
+    """Whether a study holds what the bundle trains on: splits, input, structures and classes."""
+    try:
+        manifest = Manifest.read(study)
+        tasks = as_tasks(train["tasks"])
+        check_inputs(str(train.get("inputs", "ct")), tasks)
+    except MtlMedError as error:
+        return [str(error)]
+    present = {case.split for case in manifest}
+    faults = [
+        f"{study}: no case is in split '{name}'." for name in ("fit", "tune", "validation") if name not in present
+    ]
+    for task in tasks:
+        faults += [f"{study}: {sentence}" for sentence in _task_faults(task, manifest)]
+    return faults
+
+
+def _task_faults(task: Task, manifest: Manifest) -> Iterator[str]:
+    if task.kind == "classification":
+        names = manifest.classes.get(task.name)
+        if names is None:
+            known = nearest(task.name, manifest.classes) if manifest.classes else "It has no image-level labels."
+            yield f"has no labels of task '{task.name}'. {known}"
+        elif set(names) != set(task.class_names):
+            yield (
+                f"the classes of task '{task.name}' are {', '.join(names)}, "
+                f"those of the bundle {', '.join(task.class_names)}."
+            )
+        return
+    keys = [f"structures/{name}" for name in task.class_names] if task.kind == "segmentation" else [task.name]
+    for key in keys:
+        if not any(case.has(key) for case in manifest):
+            yield f"no case has {key}, which task '{task.name}' is trained on."

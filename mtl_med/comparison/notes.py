@@ -1,0 +1,130 @@
+"""What a reader of a comparison's tables must know: how they are meant, what may be claimed, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mtl_med.comparison.analysis import Line
+from mtl_med.comparison.protocol import Group, ScoreColumn
+from mtl_med.comparison.results import Results
+from mtl_med.comparison.scores import ACCURACY, AREA, BALANCED, of_patients, select
+from mtl_med.comparison.statistics import DRAWS, Difference, Estimate
+from mtl_med.metrics.bootstrap import drawn_together
+
+__all__ = ["drawn_units", "notes", "span"]
+
+_UNTOLD = "not told apart (an interval holds zero or is missing)"
+
+
+def notes(results: Results, group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> Iterable[str]:
+    """Sentences below the tables of a group."""
+    compared = [line for line in lines if line.patients]
+    runs = [results.runs[line.row, seed] for line in lines for seed in line.seeds]
+    if not runs:
+        yield "No run is finished."
+        return
+    scored = {
+        column.name: {
+            case
+            for line in lines
+            for seed in line.seeds
+            for case in of_patients(select(column, results.scores[line.row, seed]))
+        }
+        for column in columns
+    }
+    cases, drawn = {case for listed in scored.values() for case in listed}, drawn_units(results)
+    budget = f"{span([run['epochs'] for run in runs])} epochs, {span([run['steps'] for run in runs])} steps a run"
+    threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
+    yield (
+        f"{len(runs)} runs on {_population(cases, results)}; {budget}; seconds per step are medians and peak memory is "
+        "the largest of a run's training, with the cases it keeps in memory and its validation "
+        f"(threads a run: {threads}; runs at a time: {together})."
+    )
+    yield (
+        "First table: a run's score is the mean over structures of their means over patients; shown are means over "
+        f"seeds with 95 % t-intervals. Δ is the difference relative to {group.baseline} (Eq. 3 of the CTAN paper; "
+        "positive is better) between runs of the same seed; rank is by mean Δ."
+    )
+    yield from _image_notes(columns, scored, len(cases))
+    if compared:
+        yield (
+            f"Second table: a patient's score is the mean over its structures and over the seeds that both methods "
+            f"have, so that its differences are not quite those of the first. Intervals and p are from a paired "
+            f"bootstrap over {drawn} ({DRAWS} draws), p two-sided and Holm-corrected over {len(compared)} "
+            f"method{'s' if len(compared) > 1 else ''}; that of mean Δ stands in the first table too. They say nothing "
+            "about other seeds."
+        )
+        yield from _verdicts(group, columns, compared, drawn)
+    yield from _gaps(results, group, lines)
+
+
+def _population(cases: set[str], results: Results) -> str:
+    if not results.groups:
+        return f"{len(cases)} patients"
+    count = len(set(drawn_together(sorted(cases), results.groups)))
+    return f"{len(cases)} images or patients in {count} groups (such as lesions), which are drawn as a whole"
+
+
+def _image_notes(columns: Sequence[ScoreColumn], scored: Mapping[str, set[str]], count: int) -> Iterable[str]:
+    """How image-level scores are meant, and how many cases have a label where not all have."""
+    meant = {
+        ACCURACY: "accuracy is over images",
+        BALANCED: "balanced accuracy is the mean over the true classes of the share that was right",
+        AREA: "AUC is that of one class against the rest, as mean over the classes (of two classes that of the second)",
+    }
+    told = [text for metric, text in meant.items() if metric in {column.metric for column in columns}]
+    if told:
+        yield f"Of decided classes: {'; '.join(told)}."
+    if told and any(len(cases) != count for cases in scored.values()):
+        labelled = ", ".join(f"{name} {len(cases)}" for name, cases in scored.items())
+        yield f"Of {count} cases those count that have a label: {labelled}."
+
+
+def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line], drawn: str) -> Iterable[str]:
+    """What may be claimed: only where the intervals over seeds and over patients both leave zero to one side."""
+    for i, name in enumerate([*(column.name for column in columns), "mean Δ"]):
+        higher = columns[i].higher_is_better if i < len(columns) else True
+        found: dict[str, list[str]] = {"better": [], "worse": [], _UNTOLD: []}
+        for line in compared:
+            over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
+            found[_verdict(over_seeds, line.patients[i], higher)].append(line.row)
+        told = "; ".join(f"{verdict}: {', '.join(rows)}" for verdict, rows in found.items() if rows)
+        yield f"{name} against {group.baseline}, by both intervals (over seeds, over {drawn}): {told}."
+
+
+def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: bool) -> str:
+    """In a relative difference over seeds positive is better; over patients it is in the metric's own unit."""
+    sign = 1 if higher_is_better else -1
+    low, high = sorted((sign * over_patients.low, sign * over_patients.high))
+    if over_seeds.low > 0 and low > 0:
+        return "better"
+    return "worse" if over_seeds.high < 0 and high < 0 else _UNTOLD
+
+
+def _gaps(results: Results, group: Group, lines: Sequence[Line]) -> Iterable[str]:
+    """What a reader must know who takes the table for complete."""
+    asked = {line.row: len(results.protocol.row(line.row).seeds) for line in lines}
+    missing = [
+        f"{line.row} ({len(line.seeds)} of {asked[line.row]})" for line in lines if len(line.seeds) < asked[line.row]
+    ]
+    if missing:
+        yield f"Not finished: {'; '.join(missing)}."
+    alone = [line.row for line in lines if len(line.seeds) == 1]
+    if alone:
+        yield f"One run only, hence no interval over seeds: {'; '.join(alone)}."
+    fewer = [line.row for line in lines if line.row != group.baseline and 0 < len(line.paired_seeds) < len(line.seeds)]
+    if fewer:
+        yield f"Compared on those seeds only that {group.baseline} has too: {'; '.join(fewer)}."
+
+
+def drawn_units(results: Results) -> str:
+    """What the bootstrap draws."""
+    return "groups" if results.groups else "patients"
+
+
+def span(values: Iterable[object], dash: str = " to ") -> str:
+    """The one value, or the smallest and the largest."""
+    numbers = sorted({int(str(value)) for value in values if str(value)})
+    if not numbers:
+        return "?"
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}{dash}{numbers[-1]}"
