@@ -1,10 +1,12 @@
-"""What MONAI's own tools demand of every bundle: verify_metadata, verify_net_in_out, ckpt_export, onnx_export."""
+"""What MONAI's own tools and ours demand of every bundle: verify_metadata, verify_net_in_out, ckpt_export, onnx_export,
+mtl-med check."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,31 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
+from torch import Tensor, nn
+
+from mtl_med import cli
 
 BUNDLES = sorted(path for path in (Path(__file__).resolve().parents[2] / "bundles").iterdir() if path.is_dir())
 SIDE = 48  # voxels, enough for networks that divide by up to 16
-every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 
 
 def config(bundle: Path, name: str) -> dict[str, Any]:
     return json.loads((bundle / "configs" / name).read_text())
+
+
+def outputs_of(bundle: Path) -> dict[str, Any]:
+    return config(bundle, "metadata.json")["network_data_format"]["outputs"]
+
+
+# A map and a class vector do not fit into one tensor, which verify_net_in_out wants.
+STACKED = [bundle for bundle in BUNDLES if list(outputs_of(bundle)) == ["pred"]]
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+every_stacked_bundle = pytest.mark.parametrize("bundle", STACKED, ids=lambda path: path.name)
+SIZES = ("patch_size", "image_size", "volume_size")
+
+
+def named(made: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"pred": made} if isinstance(made, Tensor) else dict(made)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +97,7 @@ def test_twin_metadata_without_a_version_is_refused(bundle: Path, forked_python,
     assert "'version' is a required property" in done.stderr
 
 
-@every_bundle
+@every_stacked_bundle
 def test_the_network_takes_and_gives_what_the_metadata_says(bundle: Path, monai_bundle) -> None:
     text = monai_bundle(
         "verify_net_in_out",
@@ -91,35 +109,82 @@ def test_the_network_takes_and_gives_what_the_metadata_says(bundle: Path, monai_
 
 
 @every_bundle
-def test_metadata_tells_the_same_as_the_configs(bundle: Path) -> None:
-    """Patch, channels and their names."""
-    data, train = config(bundle, "metadata.json")["network_data_format"], config(bundle, "train.json")
-    assert data["inputs"]["image"]["spatial_shape"] == data["outputs"]["pred"]["spatial_shape"] == train["patch_size"]
-    names = [
-        name
-        for task, fields in train["tasks"].items()
-        for name in fields.get("class_names") or [f"{task} ({fields['unit']})"]
+def test_check_finds_nothing(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every declared output, at the declared size."""
+    assert cli.main(["check", bundle.name]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"{bundle.name}: all good"
+    assert [line.split(":")[0] for line in lines if line.startswith("output ")] == [
+        f"output {name}" for name in outputs_of(bundle)
     ]
-    assert list(data["outputs"]["pred"]["channel_def"].values()) == names
-    assert data["outputs"]["pred"]["num_channels"] == len(names)
+
+
+@pytest.mark.parametrize("name", ["ham10000_lesion_classification", "stoic_covid_classification"])
+def test_check_tells_each_fault_in_a_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / name
+    shutil.copytree(BUNDLES[0].parent / name, bundle, ignore=shutil.ignore_patterns("models"))
+    metadata, train = config(bundle, "metadata.json"), config(bundle, "train.json")
+    output = list(metadata["network_data_format"]["outputs"].values())[-1]
+    output["num_channels"] += 1
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    assert cli.main(["check", str(bundle)]) == 4
+    (fault,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault: ")]
+    assert f"has {output['num_channels']} channels, and names for {output['num_channels'] - 1} of them" in fault
+
+    (task, *_) = train["tasks"]
+    train["tasks"][f"{task}_again"] = train["tasks"][task]
+    (bundle / "configs" / "train.json").write_text(json.dumps(train))
+    (bundle / "configs" / "logging.conf").unlink()
+    assert cli.main(["check", str(bundle)]) == 4
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault: ")]
+    assert len(faults) == 2
+    assert "configs/logging.conf is missing" in faults[0]
+    assert f"'{task}_again' (a task) begins with the key '{task}' (a task) and an underscore" in faults[1]
+
+
+@every_bundle
+def test_metadata_tells_the_same_as_the_configs(bundle: Path) -> None:
+    """Size, channels and their names."""
+    data, train = config(bundle, "metadata.json")["network_data_format"], config(bundle, "train.json")
+    (size,) = [train[name] for name in SIZES if name in train]
+    assert data["inputs"]["image"]["spatial_shape"] == size
+    stacked = list(data["outputs"]) == ["pred"]
+    told = {"pred": train["tasks"]} if stacked else {name: {name: task} for name, task in train["tasks"].items()}
+    assert list(data["outputs"]) == list(told)
+    for output, tasks in told.items():
+        fields = data["outputs"][output]
+        has_map = any(task["kind"] != "classification" for task in tasks.values())
+        assert fields["spatial_shape"] == (size if has_map else [])
+        names = [(task, name) for task, own in tasks.items() for name in own.get("class_names") or [f"({own['unit']})"]]
+        assert fields["num_channels"] == len(fields["channel_def"]) == len(names)
+        for (task, name), channel in zip(names, fields["channel_def"].values(), strict=True):
+            # Alone, behind its task, or in brackets behind what it stands for.
+            shown = {name, name.replace("_", " "), f"{task} {name}"}
+            assert channel in shown or channel.endswith(f"({name})")
 
 
 @every_bundle
 def test_all_configs_build_the_same_network(bundle: Path) -> None:
-    """Tasks and options of the network; training adds priors for the first weights, inference stacks the outputs."""
+    """Tasks and options of the network; training adds priors for the first weights, inference may stack the outputs."""
     train, inference, evaluate = (config(bundle, f"{name}.json") for name in ("train", "inference", "evaluate"))
     ours, theirs = dict(train["network_def"]), dict(inference["network_def"])
-    assert theirs.pop("stacked") is evaluate["network_def#stacked"] is True
+    stacked = theirs.pop("stacked", False)
+    assert stacked is evaluate.get("network_def#stacked", False) is (bundle in STACKED)
     ours.pop("priors", None)
     assert ours == theirs
     # What weights remember of their training goes before the config; without weights both configs mean the same.
     assert train["tasks"] == inference["default_tasks"]
     assert train["network_options"] == inference["default_network_options"]
-    for name in ("tasks", "method", "encoder", "inputs", "patch_size", "study", "network_options"):
+    remembered = {name for name, value in inference.items() if "mtl_med.bundle.trained(@weights" in str(value)}
+    (size,) = remembered & set(SIZES)
+    assert remembered >= {"tasks", "method", "encoder", "inputs", "network_options"}
+    for name in remembered - {"calibration"}:
         assert inference[name].startswith(f"$mtl_med.bundle.trained(@weights, '{name}'")
         assert evaluate[name] == f"$mtl_med.bundle.trained(@weights, '{name}')"
         assert name in train["settings"]
-    assert str(train["patch_size"]) in inference["patch_size"]
+    assert evaluate.get("calibration") == inference.get("calibration")
+    for name in ("method", "encoder", "inputs", size):
+        assert repr(train[name]) in inference[name]
 
 
 def test_torchscript_equals_eager(weighted, monai_bundle, tmp_path: Path) -> None:
@@ -137,12 +202,16 @@ def test_torchscript_equals_eager(weighted, monai_bundle, tmp_path: Path) -> Non
     with torch.no_grad():
         for side in (SIDE, SIDE + 16):
             image = image_like(bundle, side)
-            expected = network(image)
-            assert bool((expected.flatten(2).std(2) > 0).all()), "an output that is constant would prove nothing"
-            torch.testing.assert_close(scripted(image), expected, rtol=1e-4, atol=1e-4)
+            expected, found = named(network(image)), named(scripted(image))
+            assert list(found) == list(expected) == list(outputs_of(bundle))
+            for name, value in expected.items():
+                each = value.flatten(2) if value.ndim > 2 else value
+                assert bool((each.std(-1) > 0).all()), "an output that is constant would prove nothing"
+                torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_equals_eager(weighted, monai_bundle, tmp_path: Path) -> None:
+    """Outputs come in the order of the tasks, whose names the file does not know."""
     import onnxruntime
 
     bundle, weights, network = weighted
@@ -158,10 +227,14 @@ def test_onnx_equals_eager(weighted, monai_bundle, tmp_path: Path) -> None:
         input_shape=list(image.shape),
     )
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
-        expected = network(image).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * float(np.abs(expected).max()))
+        expected = named(network(image))
+    for name, value in zip(expected, found, strict=True):
+        wanted = expected[name].numpy()
+        np.testing.assert_allclose(
+            value, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max()), err_msg=f"output {name}"
+        )
 
 
 def targets(node: object) -> Iterator[str]:
