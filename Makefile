@@ -8,7 +8,8 @@ DATA ?=
 MINUTES ?=
 DEMO_OUT ?= $(if $(DATA),demo-real,demo)
 REQUIRE_JUDGES ?= 0
-PYTEST_ARGS ?=
+# Test files are dealt out to processes of one thread each; PYTEST_ARGS="-n 0" runs them one after the other.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 DEBIAN_JUDGES := plastimatch orthanc orthanc-dicomweb chromium
 
 .DEFAULT_GOAL := help
@@ -24,19 +25,21 @@ demo: $(STAMP)  ## the whole way once, on phantoms, or on real patients with DAT
 	$(BIN)/mtl-med demo --out $(DEMO_OUT) $(if $(DATA),--data "$(DATA)") $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing data from a skip into a failure
-	REQUIRE_JUDGES=$(REQUIRE_JUDGES) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 REQUIRE_JUDGES=$(REQUIRE_JUDGES) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 judges: $(STAMP)  ## other implementations that some tests compare with, where pip alone would ask for too much
-	$(BIN)/python -m pip install --no-deps LibMTL==1.1.5
+	$(BIN)/python -m pip install --no-deps LibMTL==1.1.5 efficientnet_lite_pytorch==0.1.0 ipyniivue==2.4.4
 	@if command -v apt-get >/dev/null; then \
 	  sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); export DEBIAN_FRONTEND=noninteractive; \
 	  { $$sudo apt-get install -y -qq $(DEBIAN_JUDGES) \
 	    || { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq $(DEBIAN_JUDGES); }; } >/dev/null; \
 	fi || echo "Install by hand: sudo apt-get install $(DEBIAN_JUDGES)"
 
-bench: $(STAMP)  ## step times and memory, loader, preparation: ratios measured in one run
+bench: $(STAMP)  ## step times and memory, loader, preparation, DICOM (plastimatch, damaged files): ratios of one run
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.methods
+	$(BIN)/python -m tests.benchmarks.dicom
+	$(BIN)/python -m tests.benchmarks.mutations
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
@@ -62,5 +65,5 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	  echo "Python's venv module is missing. Install it with: sudo apt-get install python3-venv"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,grad,dicom,scale]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,grad,dicom,scale,pretrained,gamma]'
 	@touch $(STAMP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -67,6 +68,31 @@ COMMANDS = {
         "mtl_med.comparison.command",
         "methods x seeds, trained and scored alike, as one table with intervals",
         "mtl-med compare axial --study study --out comparison",
+    ),
+    "check": Command(
+        "mtl_med.check",
+        "a bundle's files, ids, keys and declared outputs, one line per fault",
+        "mtl-med check openkbp_dose_oar_segmentation",
+    ),
+    "dvh": Command(
+        "mtl_med.dvh",
+        "DVH metrics, clinical goals and plan quality of doses, from a study, NIfTI files or DICOM",
+        "mtl-med dvh --dose RD.dcm --structures RS.dcm --prescription-gy 78 --goals prostate --out dvh.csv",
+    ),
+    "gamma": Command(
+        "mtl_med.gamma",
+        "gamma index and signed errors between two doses, with every parameter told",
+        "mtl-med gamma study predictions --max-gamma 1.1 --out gamma.csv --maps maps",
+    ),
+    "report": Command(
+        "mtl_med.report.command",
+        "predictions as pages to look at: the cohort, every case, worst first",
+        "mtl-med report --study study --predictions predictions --out report",
+    ),
+    "explain": Command(
+        "mtl_med.explain.command",
+        "where a trained network looks in one image, and where its tasks disagree",
+        "mtl-med explain ham10000_lesion_classification CASE --study study --out predictions/CASE/explain",
     ),
     "info": Command(
         "mtl_med.info",
@@ -171,6 +197,7 @@ def guard(call: Callable[[], int | None], *, debug: bool = False) -> int:
     Returns:
         The exit code (see `mtl_med.errors`).
     """
+    _print_anything()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mtl_med").setLevel(logging.DEBUG if debug else logging.INFO)
     try:
@@ -186,6 +213,13 @@ def guard(call: Callable[[], int | None], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         return _explain(error)
+
+
+def _print_anything() -> None:
+    """Let a terminal that lacks a letter (an arrow in ASCII, the bytes of a path) show an escape in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _explain(error: Exception) -> int:

@@ -43,7 +43,7 @@ def write_record(path: str | Path, stage: str, fields: dict[str, Any], packages:
 
     Args:
         path: the file.
-        stage: "prep", "baseline", "train", "predict" or "evaluate".
+        stage: "prep", "baseline", "train", "predict", "evaluate", "explain" or "report".
         fields: what this stage has to tell: settings, seeds, hashes, cases.
         packages: names of the packages whose versions matter to the result.
     """

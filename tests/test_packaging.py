@@ -79,7 +79,7 @@ def declared(root: Path) -> dict[str, str]:
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
     extras = config["options.extras_require"]
-    lines = config["options"]["install_requires"] + "".join(extras[name] for name in ("test", "grad", "dicom", "scale"))
+    lines = config["options"]["install_requires"] + "".join(extras[name] for name in extras if name != "mlflow")
     matches = [re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?(?:,<[\d.]+)?", line) for line in lines.split()]
     assert all(matches)
     return {match[1]: match[2] or "0" for match in matches if match}
@@ -101,7 +101,7 @@ def test_every_third_party_import_is_declared(root: Path) -> None:
     """What mtl_med imports is installed with it."""
     names = {"ignite": "pytorch-ignite", "skimage": "scikit-image", "PIL": "pillow", "markupsafe": "jinja2"}
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.M)
-    optional = {"huggingface_hub", "mlflow", "highdicom", "distributed"}
+    optional = {"mlflow"}
     imported = {name for path in (root / "mtl_med").rglob("*.py") for name in pattern.findall(path.read_text())}
     third_party = imported - sys.stdlib_module_names - {"mtl_med"} - optional
     assert {names.get(name, name) for name in third_party} <= declared(root).keys()

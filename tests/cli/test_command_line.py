@@ -171,6 +171,33 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (process.wait(60), errors) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {}], ids=str
+)
+def test_what_a_terminal_cannot_show_is_escaped(run_python, environment: dict[str, str]) -> None:
+    """Letters that its encoding lacks, and the bytes of a path that is no UTF-8, in help, results and errors."""
+    script = r"""
+import sys
+from types import SimpleNamespace
+from mtl_med import cli
+def run(args):
+    print("5 \u00b5m \u2192 \udcff")
+    print("\u03b1/\u03b2 \udcff", file=sys.stderr)
+    return 4
+sys.modules["probe"] = SimpleNamespace(add_arguments=lambda parser: None, run=run)
+cli.COMMANDS["probe"] = cli.Command("probe", "shows \u0394", "mtl-med probe")
+try:
+    cli.main(["probe", "--help"])
+except SystemExit as leaving:
+    print(leaving.code)
+sys.exit(cli.main(["probe"]))
+"""
+    done = run_python("-c", script, env=environment)
+    assert done.returncode == 4, done.stderr
+    assert "Shows" in done.stdout and done.stdout.splitlines()[-1].endswith(r"\udcff")
+    assert "Error" not in done.stderr and done.stderr.strip().endswith(r"\udcff")
+
+
 def test_one_command_as_a_program(command, capsys: pytest.CaptureFixture[str]) -> None:
     command(lambda args: args.number)
     assert cli.main_of("probe", ["--number", "4"]) == 4

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from mtl_med import __version__
+from mtl_med import __version__, cli
+from mtl_med.bundle import refuse_unknown_overrides
 from mtl_med.files import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,37 +73,121 @@ def test_same_bytes(name: str) -> None:
     assert different(name, BUNDLES) == []
 
 
-# What one bundle's config may say otherwise than another's; everything else is the same machine.
-MAY_DIFFER = {
-    "train.json": {
-        *("tasks", "patch_size", "spacing_mm", "loss_options", "network_options", "network_def#priors"),
-    },
-    "evaluate.json": set(),
-    "inference.json": {"default_tasks", "patch_size", "default_network_options"},
+FAMILIES = {
+    "dose": ["openkbp_dose_oar_segmentation", "prostate_dose_oar_segmentation"],
+    "image": ["ham10000_lesion_classification", "stoic_covid_classification"],
 }
+"""Bundles with the same machine: patches of volumes with maps, and whole images with classes beside or without maps."""
+
+DIFFERENCES = {
+    "dose": {
+        "train.json": "tasks patch_size spacing_mm loss_options network_options network_def#priors",
+        "evaluate.json": "",
+        "inference.json": "default_tasks patch_size default_network_options",
+    },
+    # Photographs with a lesion to outline, or volumes that are told as a whole: how they are read, and at what size.
+    "image": {
+        "train.json": "tasks encoder inputs batch_size augmentation loss_options network_options network_def#priors "
+        "network_def#spatial_dims image_size scaling volume_size window_hu settings#image_size settings#scaling "
+        "settings#volume_size settings#window_hu settings#class_counts train#preprocessing train#dataloader#weights "
+        "validate#preprocessing validate#inferer#patch_size",
+        "evaluate.json": "image_size scaling volume_size window_hu window_size network_def#stacked network_def#priors "
+        "validate#preprocessing ledger#settings#image_size ledger#settings#volume_size",
+        "inference.json": "default_tasks default_network_options encoder inputs image_size scaling volume_size "
+        "window_hu window_size network_def#spatial_dims network_def#stacked preprocessing "
+        "ledger#settings#image_size ledger#settings#volume_size",
+    },
+    # Classes: imbalance, absent labels, calibration, attention, an inferer for mixes. Doses: prescription and spacing.
+    "between": {
+        "train.json": "epochs learning_rate class_weights sampling hidden_labels labelled_only items finalize "
+        "settings#class_weights settings#sampling settings#hidden_labels settings#labelled_only settings#augmentation "
+        "settings#patch_size settings#study train#dataset#data validate#inferer",
+        "evaluate.json": "patch_size study spacing_mm prescription_gy calibration image_mode attention finalize "
+        "validate#inferer validate#postprocessing validate#evaluator#attention validate#dataset#data ledger#tasks "
+        "ledger#settings#patch_size ledger#settings#spacing_mm ledger#settings#prescription_gy "
+        "ledger#settings#window_size ledger#settings#image_mode ledger#settings#attention ledger#settings#calibration",
+        "inference.json": "study spacing_mm prescription_gy calibration image_mode attention inferer postprocessing "
+        "evaluator#attention dataset#data ledger#tasks ledger#settings#patch_size ledger#settings#spacing_mm "
+        "ledger#settings#prescription_gy ledger#settings#window_size ledger#settings#image_mode "
+        "ledger#settings#attention ledger#settings#calibration",
+    },
+}
+"""The ids in which configs differ, within a family and between the two; everything else is the same, word for word."""
+
+CONFIGS = ["train.json", "evaluate.json", "inference.json"]
 
 
 def flat(node: object, name: str = "") -> dict[str, object]:
-    """Every leaf of a config by its id; lists are leaves."""
-    if not isinstance(node, dict):
+    """Every leaf of a config by its id; lists are leaves, and so is what is empty."""
+    if not isinstance(node, dict) or not node:
         return {name: node}
     return {key: leaf for part, value in node.items() for key, leaf in flat(value, f"{name}#{part}").items()}
 
 
 def differing(name: str, bundles: list[Path]) -> set[str]:
-    """Ids, up to the one that may differ, in which a config is not that of the first bundle."""
+    """Ids in which a config is not the same in all bundles."""
     first, *others = (
         {k[1:]: v for k, v in flat(json.loads((b / "configs" / name).read_text())).items()} for b in bundles
     )
-    keys = {key for other in others for key in {*first, *other} if first.get(key) != other.get(key)}
-    return {
-        next((known for known in MAY_DIFFER[name] if key == known or key.startswith(f"{known}#")), key) for key in keys
-    }
+    absent = object()  # null is a value
+    return {key for other in others for key in {*first, *other} if first.get(key, absent) != other.get(key, absent)}
 
 
-@pytest.mark.parametrize("name", MAY_DIFFER)
-def test_configs_differ_only_where_they_may(name: str) -> None:
-    assert differing(name, BUNDLES) <= MAY_DIFFER[name]
+def named(ids: set[str], rows: str) -> tuple[set[str], set[str]]:
+    """The ids that no row names, and the rows that name none."""
+    of_row = {row: {key for key in ids if key == row or key.startswith(f"{row}#")} for row in rows.split()}
+    return ids.difference(*of_row.values()), {row for row, found in of_row.items() if not found}
+
+
+def test_every_bundle_is_of_one_family() -> None:
+    assert sorted(name for family in FAMILIES.values() for name in family) == [bundle.name for bundle in BUNDLES]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bundles_of_a_family_differ_where_the_table_says(family: str, name: str) -> None:
+    bundles = [ROOT / "bundles" / bundle for bundle in FAMILIES[family]]
+    assert named(differing(name, bundles), DIFFERENCES[family][name]) == (set(), set())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_families_differ_where_the_table_says(name: str) -> None:
+    left, _ = named(differing(name, BUNDLES), " ".join(DIFFERENCES[family][name] for family in FAMILIES))
+    assert named(left, DIFFERENCES["between"][name]) == (set(), set())
+
+
+def commands(bundle: Path) -> list[str]:
+    """The commands of a bundle's README, which are the indented lines."""
+    lines = (bundle / "docs" / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_the_commands_of_its_readme_are_valid(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert len(commands(bundle)) >= 4
+    for line in commands(bundle):
+        words = shlex.split(line)
+        if words[0] == "mtl-med":
+            cli.build_parser(words[1]).parse_args(words[1:])
+            continue
+        start = words.index("-m")
+        if words[start + 1] == "mtl_med.prep":
+            cli.build_parser("prep").parse_args(["prep", *words[start + 2 :]])
+            continue
+        assert words[start + 1] == "monai.bundle", line
+        refuse_unknown_overrides(["monai/bundle/__main__.py", *words[start + 2 :]])
+        for name in re.findall(r"configs/[\w.]+", line):
+            assert (bundle / name).is_file(), line
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_the_overrides_of_its_readme_are_in_its_configs(bundle: Path) -> None:
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `--")]
+    names = {name for cell in cells for name in re.findall(r"`--([\w#]+)", cell)}
+    keys = [key[1:] for name in CONFIGS for key in flat(json.loads((bundle / "configs" / name).read_text()))]
+    assert names <= {*keys, *(key.split("#")[0] for key in keys)}
 
 
 def test_a_difference_is_seen(tmp_path: Path) -> None:
@@ -110,3 +197,8 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
     assert different("LICENSE", sorted(tmp_path.iterdir())) == ["c"]
     nested = {"a": [{"_target_": "scripts.x", "b": {"_target_": "torch.nn.ReLU"}}]}
     assert targets(nested) == ["scripts.x", "torch.nn.ReLU"]
+    assert named({"a#b", "a#c", "ab"}, "a x") == ({"ab"}, {"x"})
+    for name, text in [("a", '{"x": null, "y": {"z": 1}}'), ("b", '{"y": {"z": 1}}')]:
+        (tmp_path / name / "configs").mkdir()
+        (tmp_path / name / "configs" / "train.json").write_text(text)
+    assert differing("train.json", [tmp_path / "a", tmp_path / "b"]) == {"x"}, "null is not the same as nothing"

@@ -14,6 +14,8 @@ TABLES = [
     "mtl_med.training.losses.LOSSES",
     "mtl_med.training.scores.SCORES",
     "mtl_med.metrics.METRICS",
+    "mtl_med.report.kinds.REPORTS",
+    "mtl_med.postprocessing.OUTPUTS",
 ]
 
 

@@ -25,28 +25,17 @@ ROOMS = [
         "parallel",
         "manifest",
         "contours",
+        "html",
         "io",
         "metrics",
-        "prep",
-        "phantoms",
     ),
-    *(
-        "processes",
-        "bundle",
-        "loading",
-        "networks",
-        "training",
-        "ledger",
-        "inference",
-        "scoring",
-        "evaluation",
-        "dose_tables",
-        "baselines",
-        "pictures",
-        "comparison",
-        "report",
-    ),
-    *("export", "info", "doctor", "demo", "cli", "__main__"),
+    *("prep", "phantoms"),
+    *("processes", "bundle", "loading", "networks", "training"),
+    *("planes", "plane_figures", "pictures", "overlays", "postprocessing"),
+    *("ledger", "inference", "scoring", "classification_figures", "image_evaluation", "evaluation"),
+    *("goals", "dose_inputs", "dose_files", "plan_rows", "dvh", "gamma", "dose_tables", "baselines"),
+    *("comparison", "check_network", "check", "report", "explain"),
+    *("export", "info", "doctor", "demo", "demo_doses", "demo_images", "cli", "__main__"),
 ]
 # Modules that are commands: what they print is what the user asked for.
 COMMANDS = {
@@ -59,6 +48,7 @@ COMMANDS = {
     "prep/command.py",
     "export.py",
     "comparison/command.py",
+    "report/command.py",
 }
 CASE_ID = re.compile(r"\bpt_\d+|\bISIC_\d{4,}|\bHAM_\d{4,}")
 
