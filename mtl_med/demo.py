@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mtl_med.errors import EXIT_OK, MtlMedError, UsageError
 from mtl_med.files import shipped
@@ -48,10 +49,10 @@ class Demo:
     method: str = "ctan"
     workers: int = 2
 
-    bundle = ""
-    dataset = ""
-    raw = ""  # what the folder of real patients is called
-    training: tuple[str, ...] = ()  # overrides that suit a training of minutes
+    bundle: ClassVar[str]
+    dataset: ClassVar[str]
+    raw: ClassVar[str]  # what the folder of real patients is called
+    training: ClassVar[tuple[str, ...]]  # overrides that suit a training of minutes
 
     @property
     def source(self) -> Path:

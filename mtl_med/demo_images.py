@@ -10,7 +10,7 @@ from mtl_med.demo import Demo, Step
 __all__ = ["ChestDemo", "ImageDemo", "LesionDemo"]
 
 # Learns the phantoms within a minute on two cores.
-SMALL_NETWORK = ("--network_options#channels", "[16, 32, 64]", "--network_options#bottleneck", "64")
+SMALL_NETWORK = ("--network_options#channels", "[16, 32, 64]", "--network_options#image_width", "64")
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,4 @@ class ChestDemo(ImageDemo):
         """A hundred chests, so that ten are left to calibrate on."""
         from mtl_med.phantoms import write_stoic_cohort
 
-        write_stoic_cohort(self.source, patients=100, shape=(64, 64, 48), workers=self.workers)
+        write_stoic_cohort(self.source, patients=100, shape=(80, 80, 56), workers=self.workers)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mtl_med.errors import CaseError
 from mtl_med.files import atomic_path
 from mtl_med.geometry import Grid, reorient
-from mtl_med.pictures import PLANES, aspect_of, cut
+from mtl_med.planes import PLANES, aspect_of, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,9 @@ from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import read_dose, read_structures
 from mtl_med.manifest import Case
 from mtl_med.plane_figures import Wash, draw_planes
-from mtl_med.planes import PLANES, aspect_of, box_around, cut
+from mtl_med.planes import box_around
 
-__all__ = ["PLANES", "aspect_of", "case_picture", "cut"]
+__all__ = ["case_picture"]
 
 
 def case_picture(case: Case, prediction: str | Path, path: str | Path) -> None:

@@ -24,7 +24,7 @@ from mtl_med.manifest import Case, Manifest
 from mtl_med.networks.attention_maps import EXCHANGE, STAGE, attends
 from mtl_med.networks.knock_out import exchanges
 from mtl_med.overlays import picture_overlay, volume_overlay
-from mtl_med.pictures import aspect_of, cut
+from mtl_med.planes import aspect_of, cut
 from mtl_med.prep.body import body_mask
 from mtl_med.report.figures.drawing import png
 from mtl_med.report.figures.explanation import Tile, attention_sheet, conflict_figure

@@ -15,6 +15,13 @@ from mtl_med.errors import MtlMedError
 from mtl_med.metrics.image_rows import image_rows
 from mtl_med.metrics.rows import Row, write_rows
 
+# Without these a training of minutes learns nothing.
+SHORT = {
+    "openkbp_dose_oar_segmentation": {"--inputs": "ct+ptv", "--patch_size": "[64, 64, 64]", "--repeats": "10"},
+    "ham10000_lesion_classification": {"--encoder": "plain", "--image_size": "[48, 64]", "--repeats": "4"},
+    "stoic_covid_classification": {"--volume_size": "[48, 40, 40]", "--network_options#image_width": "64"},
+}
+
 
 def of(bundle: str, *words: str) -> demo.Demo:
     return demo.create_demo(cli.build_parser("demo").parse_args(["demo", "--bundle", bundle, *words]))
@@ -50,6 +57,8 @@ def test_steps_are_commands_as_one_would_type_them(root: Path, monkeypatch, bund
             assert str(root) not in shlex.join(words), "paths are relative, as one would type them"
     (training,) = [words for _, words in steps if "--minutes" in words]
     assert training[-2:] == ["--minutes", "2"]
+    known = dict(zip(training[4::2], training[5::2], strict=True))
+    assert known.items() >= SHORT[bundle].items()
     assert any("dicom_rt" in words for _, words in steps) == (data is None and bundle.startswith("openkbp"))
 
 

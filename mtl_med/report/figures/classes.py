@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtl_med.geometry import Grid, reorient
 from mtl_med.io.colours import colour
-from mtl_med.pictures import PLANES, aspect_of, cut
+from mtl_med.planes import PLANES, aspect_of, cut
 from mtl_med.report.figures.drawing import HATCHES, INK, LINES, PALETTE, new_figure, plain, png, styled, svg
 
 if TYPE_CHECKING:
