@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?=
+BUNDLE ?=
 MINUTES ?=
-DEMO_OUT ?= $(if $(DATA),demo-real,demo)
+DEMO_OUT ?= $(if $(DATA),demo-real,demo)$(if $(BUNDLE),-$(firstword $(subst _, ,$(BUNDLE))))
 REQUIRE_JUDGES ?= 0
 # Test files are dealt out to processes of one thread each; PYTEST_ARGS="-n 0" runs them one after the other.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
@@ -21,8 +22,8 @@ help:  ## this list
 
 venv: $(STAMP)  ## install into .venv what setup.cfg asks for, in the versions of constraints.txt
 
-demo: $(STAMP)  ## the whole way once, on phantoms, or on real patients with DATA=open-kbp/provided-data
-	$(BIN)/mtl-med demo --out $(DEMO_OUT) $(if $(DATA),--data "$(DATA)") $(if $(MINUTES),--minutes $(MINUTES))
+demo: $(STAMP)  ## the whole way once, on phantoms, or on real patients with DATA=open-kbp/provided-data; BUNDLE=... for another
+	$(BIN)/mtl-med demo --out $(DEMO_OUT) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(DATA),--data "$(DATA)") $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(STAMP)  ## all tests; REQUIRE_JUDGES=1 turns a missing judge or missing data from a skip into a failure
 	OMP_NUM_THREADS=1 REQUIRE_JUDGES=$(REQUIRE_JUDGES) $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -51,7 +52,7 @@ format: $(STAMP)  ## let ruff mend and format what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv, caches, builds and the demo's output
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo demo-real
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo demo-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed again only when what it depends on has changed. The version of pip that a distribution ships may be too old

@@ -230,7 +230,7 @@ class ForkedPython:
 
     def close(self) -> None:
         """End the server."""
-        self.server.communicate(timeout=10)
+        self.server.communicate(timeout=60)
 
 
 @dataclass
