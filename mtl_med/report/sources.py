@@ -10,11 +10,10 @@ from typing import Any
 
 from mtl_med.errors import UsageError
 from mtl_med.evaluation import Evaluation, evaluate
-from mtl_med.files import json_fault, read_json
 from mtl_med.manifest import Case, Manifest
 from mtl_med.report.case_page import CaseInputs, CasePrediction, Options
 from mtl_med.report.metrics_file import find_evaluation
-from mtl_med.report.training_file import Training, read_training
+from mtl_med.report.training_file import Training, read_record, read_training
 
 __all__ = ["Inputs", "Predicted", "read_inputs"]
 
@@ -120,13 +119,13 @@ def _predicted(name: str, folder: Path, manifest: Manifest, options: Options, sp
         _log.info("scoring %s", folder)
         evaluation = evaluate(manifest.root, folder, split, workers=options.workers)
         source = "scored for this report"
-    record = _record(folder / "run.json", notes)
+    record = read_record(folder / "run.json", _FIELDS, notes)
     weights = record.get("weights", {})
     beside = [Path(weights["path"]).parent] if weights.get("path") else []
     places = [place for place in (*beside, folder.resolve().parent, folder) if place.is_dir()]
     home = next((place for place in places if (place / "training.csv").is_file()), None)
     settings_file = next((path for place in places if (path := place / "model.json").is_file()), None)
-    settings = _record(settings_file, notes) if settings_file else {}
+    settings = read_record(settings_file, _FIELDS, notes) if settings_file else {}
     training = read_training(home, notes) if home else None
     if training and weights.get("sha256") and weights["sha256"] not in training.weights:
         notes.append(
@@ -134,21 +133,6 @@ def _predicted(name: str, folder: Path, manifest: Manifest, options: Options, sp
             "belong to other weights."
         )
     return Predicted(name, folder, evaluation, source, record, settings, training, tuple(notes))
-
-
-def _record(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A JSON object; empty, with a note, where it is damaged; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        found = read_json(path)
-    except UsageError as error:
-        notes.append(str(error))
-        return {}
-    if fault := json_fault(found, _FIELDS):
-        notes.append(f"{path} is damaged: {fault}; what it tells is left out.")
-        return {}
-    return found
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from mtl_med.errors import UsageError
 from mtl_med.files import json_fault, read_json
 
-__all__ = ["TRAINING_FILE", "Training", "read_training"]
+__all__ = ["TRAINING_FILE", "Training", "read_record", "read_training"]
 
 TRAINING_FILE = "training.csv"
 _RECORD = {"hashes?": {...: str}, "versions?": {...: str}, "command?": [str], "best?": {...: dict}}
@@ -62,10 +62,17 @@ def read_training(folder: Path, notes: list[str]) -> Training | None:
         notes.append(f"{path} is no table of epochs, so no training curves are shown.")
         return None
     curves = {name: tuple(row[place] for row in rows) for place, name in enumerate(header)}
-    return Training(folder, curves, _record(folder / "run.json", notes))
+    return Training(folder, curves, read_record(folder / "run.json", _RECORD, notes))
 
 
-def _record(path: Path, notes: list[str]) -> Mapping[str, Any]:
+def read_record(path: Path, fields: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """A JSON object, as far as `fields` tells its form; empty where it is damaged, which is noted, or missing.
+
+    Args:
+        path: the file.
+        fields: pattern of `mtl_med.files.json_fault`.
+        notes: gets a sentence about what is left out.
+    """
     if not path.is_file():
         return {}
     try:
@@ -73,7 +80,7 @@ def _record(path: Path, notes: list[str]) -> Mapping[str, Any]:
     except UsageError as error:
         notes.append(str(error))
         return {}
-    fault = json_fault(found, _RECORD)
-    if fault:
+    if fault := json_fault(found, fields):
         notes.append(f"{path} is damaged: {fault}; what it tells is left out.")
-    return {} if fault else found
+        return {}
+    return found
