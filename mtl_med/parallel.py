@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -19,11 +20,12 @@ from typing import Generic, TypeVar
 
 from mtl_med.errors import MtlMedError, OutputError
 
-__all__ = ["Outcome", "at_least_one", "in_threads", "map_cases"]
+__all__ = ["Outcome", "at_least_one", "in_processes", "in_threads", "map_cases", "worker_processes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
+_pool: ProcessPoolExecutor | None = None  # worker processes that stay for several rounds of work
 _threads = 1  # that this process may use: its share of the workers while cases are worked on, afterwards all of them
 
 
@@ -70,28 +72,69 @@ def map_cases(
     global _threads
     from tqdm import tqdm
 
-    guarded = partial(_guarded, function)
     bar = partial(tqdm, total=len(items), desc=label, disable=not sys.stderr.isatty(), leave=False)
-    asked, workers = workers, min(workers, len(items))
-    threads = asked // max(1, workers)
+    threads = workers // max(1, min(workers, len(items)))
+    guarded = partial(_guarded, function, threads)
     try:
-        if workers <= 1:
-            _threads = threads
+        if min(workers, len(items)) <= 1:
             yield from bar(map(guarded, items))
             return
-        # Spawned and not forked: the caller may hold threads of torch or ITK, which do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,))
-        try:
-            yield from bar(pool.map(guarded, items))
-        except BrokenProcessPool as error:
-            raise MtlMedError(
-                "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        with _opened(min(workers, len(items))) as pool:
+            yield from bar(_over(pool, guarded, items))
     finally:
-        _threads = asked
+        _threads = workers
+
+
+@contextmanager
+def worker_processes(number: int) -> Iterator[None]:
+    """Processes that all work within uses, so that they start once; they start with the first work there is.
+
+    Args:
+        number: how many; 1 is this process alone.
+    """
+    if number < 2:
+        yield
+        return
+    with _opened(number):
+        yield
+
+
+@contextmanager
+def _opened(number: int) -> Iterator[ProcessPoolExecutor]:
+    """The processes that are open already, else new ones."""
+    global _pool
+    if _pool is not None:
+        yield _pool
+        return
+    # Spawned and not forked: the caller may hold threads of torch or ITK, which do not survive a fork.
+    pool = _pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
+        yield pool
+    finally:
+        _pool = None
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results in the order of the items, from the `worker_processes` that are open, else one by one in this one.
+
+    Args:
+        function: importable by name; what it raises is raised here.
+        items: few and large, for each travels on its own.
+
+    Raises:
+        MtlMedError: a worker process was killed.
+    """
+    return map(function, items) if _pool is None or len(items) < 2 else _over(_pool, function, items)
+
+
+def _over(pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    try:
+        yield from pool.map(function, items)
+    except BrokenProcessPool as error:
+        raise MtlMedError(
+            "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
+        ) from error
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -107,7 +150,9 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
         return list(pool.map(function, items))
 
 
-def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
+def _guarded(function: Callable[[Item], Result], threads: int, item: Item) -> Outcome[Result]:
+    global _threads
+    _threads = threads
     try:
         return Outcome(function(item))
     except OutputError:
@@ -119,10 +164,8 @@ def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
         return Outcome(None, f"unexpected {type(error).__name__}: {error}")
 
 
-def _begin(threads: int) -> None:
+def _begin() -> None:
     """In a worker: leave interrupts to the parent, and end with it when it is killed; else it would wait for ever."""
-    global _threads
-    _threads = threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from mtl_med import parallel
 from mtl_med.errors import CaseError, MtlMedError, OutputError
-from mtl_med.parallel import in_threads, map_cases
+from mtl_med.parallel import in_processes, in_threads, map_cases, worker_processes
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -69,3 +69,20 @@ def test_threads_keep_the_order_and_raise(monkeypatch):
     assert in_threads(int, ["3", "1", "2"]) == [3, 1, 2]
     with pytest.raises(ValueError, match="x"):
         in_threads(int, ["3", "x"])
+
+
+def test_processes_that_are_open_serve_every_round():
+    with worker_processes(2):
+        found = {outcome.value for outcome in map_cases(process_of, range(8), workers=2)}
+        found |= set(in_processes(process_of, range(8)))
+        assert os.getpid() not in found
+        assert len(found) <= 2
+        assert list(in_processes(int, ["3", "1"])) == [3, 1]
+        with pytest.raises(ValueError, match="x"):
+            list(in_processes(int, ["3", "x"]))
+    assert list(in_processes(process_of, range(2))) == [os.getpid()] * 2
+
+
+def process_of(_: int) -> int:
+    """Where it is called."""
+    return os.getpid()

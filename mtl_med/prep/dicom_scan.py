@@ -10,11 +10,14 @@ import re
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_med.errors import CaseError, NothingFoundError
+from mtl_med.parallel import in_processes
 from mtl_med.prep.folders import Counts, count_in, listing, walk
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CtFiles", "Scan", "scan_folder"]
 
+_BATCH = 500  # files that one process reads at a time
 _BEHIND_STRUCTURES = "ROIContourSequence"  # contours are most of an RTSTRUCT, and no image has anything behind it
 _DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|\d+)", re.IGNORECASE)  # PACS name files by UID, without suffix
 _USUAL = (".csv", ".txt", ".md", ".log", ".json", ".xml", ".html", ".pdf", ".png", ".jpg", ".zip", ".gz", ".nii")
@@ -66,6 +70,19 @@ class Scan:
     ignored: Counts = field(default_factory=dict)
     unusable: Counts = field(default_factory=dict)
 
+    def join(self, other: Scan) -> None:
+        """Take in what was found in further files."""
+        self.files += other.files
+        for key, found in other.series.items():
+            series = self.series.setdefault(key, CtFiles(key, identity=found.identity))
+            series.files += found.files
+            series.sop_uids |= found.sop_uids
+            series.frame_uids |= found.frame_uids
+        self.objects += other.objects
+        for own, more in ((self.ignored, other.ignored), (self.unusable, other.unusable)):
+            for folder, counts in more.items():
+                own.setdefault(folder, Counter()).update(counts)
+
     def totals(self) -> Counter[str]:
         """How often each thing was left out or could not be used, over all folders."""
         return sum([*self.ignored.values(), *self.unusable.values()], Counter())
@@ -85,12 +102,12 @@ def scan_folder(root: Path) -> Scan:
     if not root.is_dir():
         raise NothingFoundError("there is no such folder", where=root, fix="Check --source")
     scan = Scan(root)
-    bar = tqdm(walk(root, scan.ignored), desc="scan", unit=" files", disable=not sys.stderr.isatty(), leave=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks may quote the patient
-        for path in bar:
-            scan.files += 1
-            _add(scan, path)
+    paths = list(walk(root, scan.ignored))
+    batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
+    with tqdm(total=len(paths), desc="scan", unit=" files", disable=not sys.stderr.isatty(), leave=False) as bar:
+        for found in in_processes(partial(_scan_files, root), batches):
+            scan.join(found)
+            bar.update(found.files)
     if not scan.series and all(item.kind == "RTPLAN" for item in scan.objects):
         raise NothingFoundError(
             f"holds no CT, RTSTRUCT or RTDOSE among {scan.files} files",
@@ -104,6 +121,16 @@ def scan_folder(root: Path) -> Scan:
 def _other_file(path: Path) -> str:
     """`.csv file`; an unknown ending is not told, as it may be part of a name."""
     return f"{path.suffix.lower()} file" if path.suffix.lower() in _USUAL else "file that is no DICOM"
+
+
+def _scan_files(root: Path, paths: Sequence[Path]) -> Scan:
+    """What some files below a folder are."""
+    scan = Scan(root, files=len(paths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks may quote the patient
+        for path in paths:
+            _add(scan, path)
+    return scan
 
 
 def _add(scan: Scan, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
 from mtl_med.files import read_json, write_text
 from mtl_med.manifest import Case, Manifest
-from mtl_med.parallel import Outcome, map_cases
+from mtl_med.parallel import Outcome, map_cases, worker_processes
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
 from mtl_med.prep.mosaic import write_mosaics
 from mtl_med.prep.quality import quality_table
@@ -120,14 +120,15 @@ def prepare(recipe: Recipe, source: str | Path, out: str | Path, how: How = _DEF
     """
     started = time.time()
     source, out = Path(source).resolve(), Path(out).resolve()
-    sources = find_sources(recipe, source, how.limit)
-    with open_study(out, source, recipe.dataset) as earlier:
-        _require_same_identities(recipe, out)
-        report, cases = _convert_all(sources, recipe, out, how)
-        others = _whole(kept_cases(earlier, sources))
-        report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others], recipe.classes)
-        _write(report, recipe, _told(recipe, source, how, started), started, how.workers)
-        review_names(report, recipe, sources)
+    with worker_processes(how.workers):
+        sources = find_sources(recipe, source, how.limit)
+        with open_study(out, source, recipe.dataset) as earlier:
+            _require_same_identities(recipe, out)
+            report, cases = _convert_all(sources, recipe, out, how)
+            others = _whole(kept_cases(earlier, sources))
+            report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others], recipe.classes)
+            _write(report, recipe, _told(recipe, source, how, started), started, how.workers)
+            review_names(report, recipe, sources)
     return report
 
 
@@ -148,26 +149,27 @@ def prepare_shard(recipe: Recipe, source: str | Path, out: str | Path, shard: Sh
     """
     started = time.time()
     source, out = Path(source).resolve(), Path(out).resolve()
-    sources = find_sources(recipe, source, how.limit)
-    with open_shard(out, source, shard):
-        splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
-        report, cases = _convert_all(sources, recipe, out, how, shard)
-        report.manifest = Manifest.build(recipe.dataset, out, cases, recipe.classes)
-        report.seconds = time.time() - started
-        done = {case.id: case for case in cases}
-        outcomes = {
-            item.id: ShardCase(
-                item.group,
-                splits[item.id],
-                source_hash=done[item.id].source_hash if item.id in done else "",
-                failure=report.failed.get(item.id, ""),
-                converted=item.id in report.converted,
-            )
-            for item in shard.select(sources)
-        }
-        plan = plan_digest(recipe.digest, sources, splits)
-        told = _told(recipe, source, how, started) | {"seconds": round(report.seconds, 2)}
-        write_shard(out, shard, recipe.dataset, plan, outcomes, told)
+    with worker_processes(how.workers):
+        sources = find_sources(recipe, source, how.limit)
+        with open_shard(out, source, shard):
+            splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
+            report, cases = _convert_all(sources, recipe, out, how, shard)
+            report.manifest = Manifest.build(recipe.dataset, out, cases, recipe.classes)
+            report.seconds = time.time() - started
+            done = {case.id: case for case in cases}
+            outcomes = {
+                item.id: ShardCase(
+                    item.group,
+                    splits[item.id],
+                    source_hash=done[item.id].source_hash if item.id in done else "",
+                    failure=report.failed.get(item.id, ""),
+                    converted=item.id in report.converted,
+                )
+                for item in shard.select(sources)
+            }
+            plan = plan_digest(recipe.digest, sources, splits)
+            told = _told(recipe, source, how, started) | {"seconds": round(report.seconds, 2)}
+            write_shard(out, shard, recipe.dataset, plan, outcomes, told)
     return report
 
 
