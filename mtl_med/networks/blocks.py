@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.networks.layers.factories import Act, Conv, Norm
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.instance_norm import InstanceNorm
-from mtl_med.networks.recompute import recomputed
+from mtl_med.networks.pointwise import PointwiseConv2d, PointwiseConv3d
+from mtl_med.networks.recompute import NotingNothing, made_again
 
 __all__ = [
     "ActSpec",
@@ -82,9 +84,10 @@ def convolution(
     spatial_dims: int, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = False
 ) -> nn.Conv2d | nn.Conv3d:
     """A convolution padded so that stride 1 keeps the size; no bias unless asked, for most stand before a norm."""
-    return Conv[Conv.CONV, spatial_dims](
-        in_channels, out_channels, kernel, stride=stride, padding=(kernel - 1) // 2, bias=bias
-    )
+    kind = Conv[Conv.CONV, spatial_dims]
+    if kernel == stride == 1:
+        kind = PointwiseConv2d if spatial_dims == 2 else PointwiseConv3d
+    return kind(in_channels, out_channels, kernel, stride=stride, padding=(kernel - 1) // 2, bias=bias)
 
 
 def max_pool(spatial_dims: int) -> nn.Module:
@@ -149,21 +152,13 @@ class Bottleneck(nn.Module):
         self.downsample = projection(spatial_dims, in_channels, out_channels, stride, norm, project)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn3(self.widened(x))
-        return self.relu(y + self.downsample(x))
-
-    def widened(self, x: Tensor) -> Tensor:
-        """The last convolution's output, before its norm."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        return self.conv3(y)
+        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
 class PooledBottleneck(nn.Sequential):
     """A bottleneck block with a projection, then maximum over blocks of 2 per axis.
-
-    In training the norms behind the last convolutions, their sum and the pooling are computed again in the backward
-    pass: they cost little, and what they would keep are the block's four widest maps.
 
     Args:
         spatial_dims, in_channels, width, norm, act: as in `Bottleneck`.
@@ -176,20 +171,71 @@ class PooledBottleneck(nn.Sequential):
         super().__init__(refine, max_pool(spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.jit.is_scripting():
-            return self.lean(x)
+        if self.training and torch.is_grad_enabled() and not torch.jit.is_scripting():
+            return self.of_batches(x, 1)[0]
         return self[1](self[0](x))
 
     @torch.jit.unused
-    def lean(self, x: Tensor) -> Tensor:
-        """The same with less memory."""
-        refine, pool = self
-        project, norm = refine.get_submodule("downsample").children()
+    def of_batches(self, x: Tensor, count: int) -> list[Tensor]:
+        """The block in training on several batches, whose statistics stay apart while they share each convolution.
 
-        def joined(y: Tensor, skip: Tensor) -> Tensor:
-            return pool(refine.relu(refine.bn3(y) + norm(skip)))
+        The result is that of one call per batch; the order of operations saves time and memory.
 
-        return recomputed(joined, refine.widened(x), project(x), module=self)
+        Args:
+            x: `(count * B, C, *spatial)`, one batch behind the other.
+            count: how many batches.
+        """
+        refine, pool = cast(Bottleneck, self[0]), self[1]
+        project, norm = refine.downsample.children()
+        y = between(refine.conv1(x), refine.bn1, refine.relu, refine.conv2, count)
+        y = between(y, refine.bn2, refine.relu, refine.conv3, count)
+        results = []
+        for widened, skip in zip(y.chunk(count), project(x).chunk(count), strict=True):
+            z = refine.bn3(widened).add_(norm(skip))
+            if isinstance(refine.relu, nn.ReLU):  # it never falls: behind the maximum there is a quarter left to do
+                results.append(refine.relu(pooled(pool, z, skip)))
+            else:
+                results.append(pooled(pool, refine.relu(z), skip))
+        return results
+
+
+def between(x: Tensor, norm: nn.Module, act: nn.Module, convolve: nn.Module, count: int) -> Tensor:
+    """`convolve(act(norm(x)))`, for whose backward pass `x` alone is kept.
+
+    Args:
+        count: of batches that the norm tells apart, one behind the other.
+    """
+
+    def activated_again() -> Tensor:
+        with torch.no_grad(), NotingNothing(norm):
+            return act(one_by_one(norm, x, count))
+
+    y = one_by_one(norm, x, count)
+    if not (isinstance(act, nn.ReLU) and act.inplace):
+        return convolve(act(y))
+    with made_again(y, activated_again, users=2):  # what the activation gives lies where the norm put it
+        return convolve(act(y))
+
+
+def one_by_one(norm: nn.Module, x: Tensor, count: int) -> Tensor:
+    """A norm on `count` batches, one behind the other; a batch norm sees them one after the other."""
+    if count == 1 or not isinstance(norm, _BatchNorm):
+        return norm(x)
+    return torch.cat([norm(batch) for batch in x.chunk(count)])
+
+
+def pooled(pool: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+    """`pool(x)`, for whose backward pass the map itself is not kept, but one that is there anyway.
+
+    Of what went in, the backward pass of a maximum needs the shape alone; values come by index.
+
+    Args:
+        pool: a maximum over blocks.
+        kept: of the shape, type and layout of `x`.
+    """
+    stand_in = kept.detach()
+    with made_again(x, lambda: stand_in):
+        return pool(x)
 
 
 def projection(

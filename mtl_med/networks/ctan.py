@@ -63,11 +63,14 @@ class CrossMaskStage(MaskStage):
         super().__init__(encoder, stage, tasks, embed_ratio, share_refine, checkpoint_masks, fused)
         self.cross_fuse, self.reduce = cross_fuse, check_reduce(reduce)
 
-    def gate(self, deep: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    def laid(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mask that each task lays over P: the other's, A_t'."""
+        return of_others(masks, self.reduce)
+
+    def gate(self, deep: Tensor, laid: dict[str, Tensor]) -> dict[str, Tensor]:
         """What enters the pooling block: A_t' * P."""
-        others = of_others(masks, self.reduce)  # A_t'
         gated: dict[str, Tensor] = {}
-        for task, mask in others.items():
+        for task, mask in laid.items():
             gated[task] = torch.cat([deep, mask], 1) if self.cross_fuse == "concat" else mask * deep
         return gated
 

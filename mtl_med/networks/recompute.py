@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["recomputed"]
+__all__ = ["NotingNothing", "made_again", "recomputed"]
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any, module: nn.Module) -> Any:
@@ -26,11 +28,41 @@ def recomputed(function: Callable[..., Any], *inputs: Any, module: nn.Module) ->
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _NotingNothing(module)),
+        context_fn=lambda: (contextlib.nullcontext(), NotingNothing(module)),
     )
 
 
-class _NotingNothing(contextlib.AbstractContextManager):
+class made_again(saved_tensors_hooks):  # noqa: N801 - a context, read as a word
+    """Within, what keeps `x` for its backward pass keeps nothing: `make()` gives it again.
+
+    Indices of a maximum are kept in half the bits.
+
+    Args:
+        x: what not to keep.
+        make: gives a tensor of the same shape, type and layout, without a graph: once, for all that ask for it.
+        users: how many will ask.
+    """
+
+    def __init__(self, x: Tensor, make: Callable[[], Tensor], users: int = 1) -> None:
+        place, shape = x.data_ptr(), x.shape
+        made: list[Tensor] = []
+
+        def pack(saved: Tensor) -> Tensor | None:
+            if saved.data_ptr() == place and saved.shape == shape:
+                return None
+            return saved.int() if saved.dtype == torch.int64 else saved
+
+        def unpack(saved: Tensor | None) -> Tensor:
+            if saved is not None:
+                return saved.long() if saved.dtype == torch.int32 else saved
+            if not made:
+                made.extend([make()] * users)
+            return made.pop()
+
+        super().__init__(pack, unpack)
+
+
+class NotingNothing(contextlib.AbstractContextManager):
     """Batch norms use the batch's statistics, as in training, and leave the running ones as they are.
 
     Entered once per backward pass, of which there are several where the gradients of tasks are told apart.

@@ -7,16 +7,17 @@ walks the stages with one `MaskStage` each, in which every task gates its own st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtl_med.errors import UsageError
-from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec, convolution
+from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec, PooledBottleneck, convolution
 from mtl_med.networks.encoders import Encoder, Stage
-from mtl_med.networks.recompute import recomputed
+from mtl_med.networks.pointwise import pointwise
+from mtl_med.networks.recompute import made_again, recomputed
 from mtl_med.networks.upsampling import resize_linear
 
 __all__ = ["AttentionStreams", "MaskStage", "MaskStreams", "PooledStream", "PyramidStream", "TaskMask"]
@@ -124,23 +125,22 @@ class TaskMask(nn.Module):
         """The mask itself."""
         return self.attend.act(self.attend.norm(logits))
 
-    def reads_shared(self, channels: int) -> Tensor:
-        """The half of the first convolution's weight that reads U of so many channels."""
-        return self.embed.conv.weight[:, :channels]
+    def halves(self) -> list[Tensor]:
+        """The halves of the first convolution's weight that read U and Â_t."""
+        return list(self.embed.conv.weight.chunk(2, 1))
 
-    def join(self, from_shared: Tensor, stream: Tensor) -> Tensor:
+    def join(self, from_shared: Tensor, from_stream: Tensor) -> Tensor:
         """The logits from concat(U, Â_t), without the copy.
 
-        The first convolution is linear: its half that reads U comes in as `from_shared`, `(B, C / embed_ratio,
-        *spatial)`, and its half that reads Â_t, `stream`, is added.
+        The first convolution is linear: what its halves make of U and of Â_t, each `(B, C / embed_ratio, *spatial)`, is
+        added.
         """
-        weight = self.embed.conv.weight[:, -stream.shape[1] :]
-        return self.attend.conv(self.embed.act(self.embed.norm(from_shared + pointwise(stream, weight))))
+        return self.attend.conv(self.embed.act(self.embed.norm(from_shared + from_stream)))
 
 
-def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution of one position, in 2D or 3D."""
-    return F.conv2d(x, weight) if x.dim() == 4 else F.conv3d(x, weight)
+def few_positions(x: Tensor) -> bool:
+    """Whether convolutions on a map `(B, C, *spatial)` have more weights to read than positions to work on."""
+    return x.numel() < x.shape[1] * x.shape[1]
 
 
 class MaskStage(nn.Module):
@@ -183,7 +183,9 @@ class MaskStage(nn.Module):
         self.refine_each = nn.ModuleDict({task: encoder.pooling_block(stage, fused * channels) for task in each})
         # The tasks may go through one block as one batch unless it mixes the statistics of what it gets.
         has_work = any(True for _ in shared.parameters())
-        self.one_batch = has_work and not any(isinstance(module, _BatchNorm) for module in shared.modules())
+        mixes = any(isinstance(module, _BatchNorm) for module in shared.modules())
+        self.one_batch = has_work and not mixes
+        self.lean = mixes and fused == 1 and isinstance(shared, PooledBottleneck)
 
     def logits(self, shared: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
         """A_t of every task before norm and sigmoid.
@@ -193,17 +195,20 @@ class MaskStage(nn.Module):
             streams: Â_t of the same shape, if there are any yet.
         """
         logits: dict[str, Tensor] = {}
-        if len(streams) == 0:
+        if len(streams) == 0 or few_positions(shared):
             for task, mask in self.mask.items():
-                logits[task] = mask.logits(shared)
+                logits[task] = mask.logits(torch.cat([shared, streams[task]], 1) if len(streams) > 0 else shared)
             return logits
-        weights: list[Tensor] = []
+        of_shared: list[Tensor] = []
+        of_stream: list[Tensor] = []
         for mask in self.mask.values():
-            weights.append(mask.reads_shared(shared.shape[1]))
+            halves = mask.halves()
+            of_shared.append(halves[0])
+            of_stream.append(halves[1])
         # U is read once for all tasks: one convolution to T * C / embed_ratio channels.
-        parts = pointwise(shared, torch.cat(weights)).chunk(len(weights), 1)
+        parts = pointwise(shared, torch.cat(of_shared)).chunk(len(of_shared), 1)
         for i, (task, mask) in enumerate(self.mask.items()):
-            logits[task] = mask.join(parts[i], streams[task])
+            logits[task] = mask.join(parts[i], pointwise(streams[task], of_stream[i]))
         return logits
 
     def masks(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -213,10 +218,14 @@ class MaskStage(nn.Module):
             masks[task] = mask.mask(logits[task])
         return masks
 
-    def gate(self, deep: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What enters the pooling block: A_t * P."""
+    def laid(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mask that each task lays over P: its own, A_t."""
+        return masks
+
+    def gate(self, deep: Tensor, laid: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What enters the pooling block: mask * P."""
         gated: dict[str, Tensor] = {}
-        for task, mask in masks.items():
+        for task, mask in laid.items():
             gated[task] = mask * deep
         return gated
 
@@ -236,20 +245,42 @@ class MaskStage(nn.Module):
         return streams
 
     def forward(self, stage: Stage, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.checkpoint_masks and self.training and not torch.jit.is_scripting():
-            gated = self.gated_again(stage.shared, stage.deep, streams)
-        else:
-            gated = self.gate(stage.deep, self.masks(self.logits(stage.shared, streams)))
-        return self.pool(gated)
+        if self.training and torch.is_grad_enabled() and not torch.jit.is_scripting():
+            return self.learning(stage, streams)
+        laid = self.laid(self.masks(self.logits(stage.shared, streams)))
+        return self.pool(self.gate(stage.deep, laid))
 
     @torch.jit.unused
+    def learning(self, stage: Stage, streams: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same while gradients are asked for, with less memory."""
+        if self.checkpoint_masks:
+            return self.pool(self.gated_again(stage.shared, stage.deep, streams))
+        laid = self.laid(self.masks(self.logits(stage.shared, streams)))
+        gated = self.gate(stage.deep, laid)
+        return self.pool_lean(stage.deep, laid, gated) if self.lean else self.pool(gated)
+
+    def pool_lean(self, deep: Tensor, laid: dict[str, Tensor], gated: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `pool` where the norms have to see one task after the other, with less time and memory.
+
+        Small maps go through the convolutions as one batch. Of large ones the product is not kept, but made again.
+        """
+        if few_positions(deep):
+            pooled = self.refine.of_batches(torch.cat(list(gated.values())), len(gated))
+            return dict(zip(gated, pooled, strict=True))
+        streams = {}
+        for task, stream in gated.items():
+            product = partial(torch.mul, laid[task].detach(), deep.detach())
+            with made_again(stream, product, users=2):  # the block's first convolution, and its projection
+                streams[task] = self.refine(stream)
+        return streams
+
     def gated_again(self, shared: Tensor, deep: Tensor, streams: dict[str, Tensor]) -> dict[str, Tensor]:
         """Masks and gating that the backward pass computes a second time instead of keeping what is between."""
         names = list(streams)
 
         def gated(shared: Tensor, deep: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
             given = dict(zip(names, values, strict=True))
-            return tuple(self.gate(deep, self.masks(self.logits(shared, given))).values())
+            return tuple(self.gate(deep, self.laid(self.masks(self.logits(shared, given)))).values())
 
         made = recomputed(gated, shared, deep, *streams.values(), module=self.mask)
         return dict(zip(self.mask, made, strict=True))
@@ -284,7 +315,7 @@ class AttentionStreams(nn.Module):
         collected: dict[str, Tensor] = {}
         for j, (stage, block) in enumerate(zip(stages, self.stages, strict=True)):
             masks = block.masks(block.logits(stage.shared, streams))
-            streams = block.pool(block.gate(stage.deep, masks))
+            streams = block.pool(block.gate(stage.deep, block.laid(masks)))
             collected |= {f"{task}/stage{j}": mask for task, mask in masks.items()}
         return collected
 

@@ -164,14 +164,14 @@ def test_three_tasks_are_gated_by_the_mean_of_the_others(small_network: Make) ->
     for reduce, expected in (("mean", lambda x, y: (x + y) / 2), ("max", torch.maximum)):
         stage = small_network("ctan", tasks, 2, reduce=reduce).streams.stages[0].eval()
         deep, masks = torch.randn(1, 6, 8, 8), {name: torch.rand(1, 6, 8, 8) for name in tasks}
-        streams = stage.pool(stage.gate(deep, masks))
+        streams = stage.pool(stage.gate(deep, stage.laid(masks)))
         torch.testing.assert_close(streams["a"], stage.refine(expected(masks["b"], masks["c"]) * deep))
 
 
 def test_refine_blocks_of_their_own(small_network: Make, pixel_tasks: dict) -> None:
     stage = small_network("ctan", pixel_tasks, 2, share_refine=False).streams.stages[0].eval()
     deep, masks = torch.randn(1, 6, 8, 8), {name: torch.rand(1, 6, 8, 8) for name in pixel_tasks}
-    streams = stage.pool(stage.gate(deep, masks))
+    streams = stage.pool(stage.gate(deep, stage.laid(masks)))
     torch.testing.assert_close(streams["oar"], stage.refine_each["oar"](masks["dose"] * deep))
     torch.testing.assert_close(streams["dose"], stage.refine_each["dose"](masks["oar"] * deep))
     assert not list(stage.refine.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl_med.networks import memory
-from mtl_med.networks.blocks import ConvNormAct, activation, initialise, norm_layer
+from mtl_med.networks.blocks import ConvNormAct, PooledBottleneck, activation, convolution, initialise, norm_layer
 from mtl_med.networks.instance_norm import InstanceNorm
 from mtl_med.networks.precision import full_precision
+from mtl_med.networks.recompute import made_again
 from mtl_med.networks.upsampling import LinearDouble, resize_linear
 
 both_dims = pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
@@ -162,3 +164,54 @@ def test_keeping_freed_memory_is_taken_by_glibc() -> None:
     words = f"import runpy; print(runpy.run_path({str(file)!r})['keep_freed_memory']())"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == str(sys.platform == "linux"), done.stderr
+
+
+@both_dims
+@both_layouts
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
+def test_a_convolution_of_one_position_is_torchs(dims: int, channels_last: bool, bias: bool) -> None:
+    ours = convolution(dims, 3, 5, 1, bias=bias).double()
+    theirs = (nn.Conv2d if dims == 2 else nn.Conv3d)(3, 5, 1, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = sample(dims, channels_last)
+    assert_same(ours, theirs, x)
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+    assert ours(x).is_contiguous(memory_format=layout) is channels_last
+
+
+@both_dims
+@pytest.mark.parametrize("act", ["relu", "leakyrelu", "gelu"])
+def test_a_pooling_block_in_training_is_its_parts_one_after_the_other(dims: int, act: str) -> None:
+    block = PooledBottleneck(dims, 3, 2, norm="batch", act=act).double()
+    theirs = copy.deepcopy(block)
+    batches = [sample(dims).detach()[..., :4].requires_grad_() for _ in range(2)]
+    expected = [theirs[1](theirs[0](x)) for x in batches]
+    weights = [torch.randn_like(y) for y in expected]
+
+    def gradients(results: list[Tensor], module: nn.Module) -> tuple[Tensor, ...]:
+        loss = sum((y * weight).sum() for y, weight in zip(results, weights, strict=True))
+        first = torch.autograd.grad(loss, [*batches, *module.parameters()], retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(loss, [*batches, *module.parameters()]), first, rtol=0, atol=0)
+        return first
+
+    together = block.of_batches(torch.cat(batches), 2)
+    torch.testing.assert_close(together, expected)
+    torch.testing.assert_close(gradients(together, block), gradients(expected, theirs))
+    torch.testing.assert_close(block.state_dict(), theirs.state_dict())  # running statistics: seen once, not again
+
+
+def test_what_is_made_again_is_not_kept() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    calls = []
+
+    def make() -> Tensor:
+        calls.append(None)
+        return x.detach() * 2
+
+    y = x * 2
+    with made_again(y, make, users=2):
+        z = y.square() + y.sin()
+    with torch.no_grad():
+        y.fill_(7)  # a tensor that was kept would be missed, or would spoil the result
+    torch.testing.assert_close(torch.autograd.grad(z.sum(), x)[0], 2 * (4 * x + (2 * x).cos()).detach())
+    assert len(calls) == 1

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtl_med.errors import UsageError
 from mtl_med.networks.blocks import ActSpec, NormSpec, activation, norm_layer
 from mtl_med.networks.encoders.stage import Encoder, Stage, refine_and_pool
+from mtl_med.networks.pointwise import pointwise
 
 __all__ = ["EfficientNetLite", "InvertedResidual", "SameConv", "efficientnet_lite0"]
 
@@ -52,6 +53,8 @@ class SameConv(nn.Conv2d):
         self.side, self.step = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.side == self.step == 1:
+            return pointwise(x, self.weight)
         amounts: list[int] = []
         for axis in (3, 2):  # F.pad counts from the last axis
             size = x.shape[axis]
