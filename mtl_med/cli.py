@@ -75,12 +75,12 @@ COMMANDS = {
         "mtl-med check openkbp_dose_oar_segmentation",
     ),
     "dvh": Command(
-        "mtl_med.dvh",
+        "mtl_med.dosimetry.dvh",
         "DVH metrics, clinical goals and plan quality of doses, from a study, NIfTI files or DICOM",
         "mtl-med dvh --dose RD.dcm --structures RS.dcm --prescription-gy 78 --goals prostate --out dvh.csv",
     ),
     "gamma": Command(
-        "mtl_med.gamma",
+        "mtl_med.dosimetry.gamma",
         "gamma index and signed errors between two doses, with every parameter told",
         "mtl-med gamma study predictions --max-gamma 1.1 --out gamma.csv --maps maps",
     ),

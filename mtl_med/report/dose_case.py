@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mtl_med.dosimetry.goals import Preset
 from mtl_med.errors import MtlMedError
-from mtl_med.goals import Preset
 from mtl_med.io.results import DOSE_PERCENT_FILE
 from mtl_med.report import unlike
 from mtl_med.report.case_page import Block, CaseInputs, Cell, Part, Section, Text

@@ -6,8 +6,8 @@ import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 
+from mtl_med.dosimetry.goals import GoalResult, Preset, evaluate_goals, load_preset, preset_names
 from mtl_med.errors import CaseError
-from mtl_med.goals import GoalResult, Preset, evaluate_goals, load_preset, preset_names
 from mtl_med.manifest import Case
 from mtl_med.report.case_page import Block, Cell, Table, Text
 from mtl_med.report.dose_sides import CONVENTION, DosePage

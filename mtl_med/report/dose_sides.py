@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.dose_inputs import DoseCase, from_case
+from mtl_med.dosimetry.goals import Preset
+from mtl_med.dosimetry.inputs import DoseCase, from_case
+from mtl_med.dosimetry.plan_rows import plan_rows, structure_doses
 from mtl_med.errors import CaseError, MtlMedError
 from mtl_med.geometry import Grid, require_same_grid, same_grid
-from mtl_med.goals import Preset
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import has_dose, read_structures
 from mtl_med.manifest import Case
 from mtl_med.metrics.dvh import StructureDoses
 from mtl_med.metrics.rows import Row
-from mtl_med.plan_rows import plan_rows, structure_doses
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.report.case_page import CaseInputs
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mtl_med.dosimetry.goals import Preset, load_preset
 from mtl_med.errors import CaseError
 from mtl_med.geometry import Grid
-from mtl_med.goals import Preset, load_preset
 from mtl_med.io.nifti import write_nifti
 from mtl_med.manifest import Structure
 from mtl_med.metrics.gamma import GammaOptions

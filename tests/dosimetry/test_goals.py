@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from mtl_med.dosimetry.goals import Goal, decide, evaluate_goals, goal_rows, load_preset, preset_names
 from mtl_med.errors import UsageError
-from mtl_med.goals import Goal, decide, evaluate_goals, goal_rows, load_preset, preset_names
 from mtl_med.metrics.dvh import DvhMetric, StructureDoses
 
 # Ten voxels of 0.5 cc at 10, 20, ... 100 Gy, float32 as in files; prescribed are 80 Gy. By hand (cumulative):
@@ -131,7 +131,7 @@ def test_shipped_presets_are_whole(name, root):
         assert len(goal.source) > 10
     units = {goal.metric.unit for item in map(load_preset, preset_names()) for goal in item.goals}
     assert units == {"Gy", "%", "cc"}
-    assert json.loads((root / "mtl_med" / "goal_presets" / f"{name}.json").read_text())["name"] == name
+    assert json.loads((root / "mtl_med" / "dosimetry" / "goal_presets" / f"{name}.json").read_text())["name"] == name
 
 
 def test_presets_of_both_sites():

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.dose_files import case_name
-from mtl_med.dose_inputs import is_nifti, read_any_dose
+from mtl_med.dosimetry.files import case_name
+from mtl_med.dosimetry.inputs import is_nifti, read_any_dose
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, NothingFoundError, UsageError
 from mtl_med.geometry import Grid, require_same_grid, resample
 from mtl_med.io.nifti import read_nifti, write_nifti

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtl_med.cli import main
-from mtl_med.gamma import compare_doses
+from mtl_med.dosimetry.gamma import compare_doses
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.manifest import Manifest

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from mtl_med.dose_inputs import DoseCase
-from mtl_med.goals import Preset
+from mtl_med.dosimetry.goals import Preset
+from mtl_med.dosimetry.inputs import DoseCase
 from mtl_med.metrics.dvh import DvhMetric, StructureDoses
 from mtl_med.metrics.plan_quality import homogeneity_index, paddick_conformity, r50
 from mtl_med.metrics.radiobiology import bed_gy, dose_per_fraction_gy, eqd2_gy

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mtl_med.dose_inputs import DoseCase
-from tests import dvh_tables
-from tests.dvh_tables import CERR_BIN_GY, NAMES, Values
+from mtl_med.dosimetry.inputs import DoseCase
+from tests.dosimetry import dvh_tables
+from tests.dosimetry.dvh_tables import CERR_BIN_GY, NAMES, Values
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The tables of docs/dvh.md: our DVHs of the Eclipse prostate study beside those of Eclipse, CERR and SlicerRT.
 
-    python tests/dvh_tables.py ECLIPSE_PROSTATE_FOLDER
+    python tests/dosimetry/dvh_tables.py ECLIPSE_PROSTATE_FOLDER
 
 writes them into the document, between its two marks; tests/test_dvh_eclipse.py checks that they are what the code
 gives.
@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from mtl_med.cli import main as mtl_med
-from mtl_med.dose_files import from_files
-from mtl_med.dose_inputs import DoseCase, Options, from_case
+from mtl_med.dosimetry.files import from_files
+from mtl_med.dosimetry.inputs import DoseCase, Options, from_case
+from mtl_med.dosimetry.plan_rows import structure_doses
 from mtl_med.manifest import Manifest
 from mtl_med.metrics.dvh import DvhMetric, StructureDoses
-from mtl_med.plan_rows import structure_doses
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "dvh.md"
-MARKS = ("<!-- tables: made by tests/dvh_tables.py -->", "<!-- end of tables -->")
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "dvh.md"
+MARKS = ("<!-- tables: made by tests/dosimetry/dvh_tables.py -->", "<!-- end of tables -->")
 PROGRAMS = ("SlicerRT", "CERR", "Eclipse")
 NAMES = {
     "BODY": "Body",

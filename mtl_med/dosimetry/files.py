@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.dose_inputs import DoseCase, Options, is_nifti, on_grid, read_any_dose
+from mtl_med.dosimetry.inputs import DoseCase, Options, is_nifti, on_grid, read_any_dose
 from mtl_med.errors import CaseError, NothingFoundError, UsageError
 from mtl_med.files import safe_name
 from mtl_med.geometry import Grid, reorient, require_same_grid

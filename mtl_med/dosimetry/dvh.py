@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from mtl_med import dose_files
-from mtl_med.dose_inputs import DoseCase, Options, from_case, with_prescriptions
+from mtl_med.dosimetry.goals import GoalResult, Preset, evaluate_goals, goal_rows, load_preset, preset_names
+from mtl_med.dosimetry.inputs import DoseCase, Options, from_case, with_prescriptions
+from mtl_med.dosimetry.plan_rows import plan_rows, structure_doses
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
 from mtl_med.files import write_text
-from mtl_med.goals import GoalResult, Preset, evaluate_goals, goal_rows, load_preset, preset_names
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.dose import CONVENTIONS
 from mtl_med.metrics.dvh import DvhMetric, StructureDoses, dvh_curve
 from mtl_med.metrics.rows import Row, write_rows
 from mtl_med.parallel import map_cases
-from mtl_med.plan_rows import plan_rows, structure_doses
 
 __all__ = ["add_arguments", "find_cases", "run"]
 

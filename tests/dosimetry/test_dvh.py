@@ -13,14 +13,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from mtl_med.cli import main
-from mtl_med.dose_inputs import from_case
-from mtl_med.dvh import find_cases
+from mtl_med.dosimetry.dvh import find_cases
+from mtl_med.dosimetry.inputs import from_case
+from mtl_med.dosimetry.plan_rows import structure_doses
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.manifest import Manifest
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import read_rows
-from mtl_med.plan_rows import structure_doses
 
 GRID = Grid((12, 10, 8), np.diag([2.0, 2.0, 2.5, 1.0]))
 
