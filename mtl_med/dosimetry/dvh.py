@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mtl_med import dose_files
+from mtl_med.dosimetry import files as dose_files
 from mtl_med.dosimetry.goals import GoalResult, Preset, evaluate_goals, goal_rows, load_preset, preset_names
 from mtl_med.dosimetry.inputs import DoseCase, Options, from_case, with_prescriptions
 from mtl_med.dosimetry.plan_rows import plan_rows, structure_doses

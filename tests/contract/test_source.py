@@ -33,7 +33,7 @@ ROOMS = [
     *("processes", "bundle", "loading", "networks", "training"),
     *("planes", "plane_figures", "pictures", "overlays", "postprocessing"),
     *("ledger", "inference", "scoring", "classification_figures", "image_evaluation", "evaluation"),
-    *("goals", "dose_inputs", "dose_files", "plan_rows", "dvh", "gamma", "dose_tables", "baselines"),
+    *("dosimetry", "dose_tables", "baselines"),
     *("comparison", "check_network", "check", "report", "explain"),
     *("export", "info", "doctor", "demo", "demo_doses", "demo_images", "cli", "__main__"),
 ]
