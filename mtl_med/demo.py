@@ -103,6 +103,11 @@ class Demo:
         words = ["mtl-med", "evaluate", "--study", str(self.study), "--split", SPLIT, "--workers", str(self.workers)]
         return title, [*words, "--predictions", predictions, "--out", out, *options]
 
+    def report(self, *others: str) -> Step:
+        """The step that makes pages of the predictions, compared with others."""
+        words = ["mtl-med", "report", "--study", str(self.study), "--predictions", str(self.predictions), *others]
+        return "make pages to look at", [*words, "--out", f"{self.out}/report", "--workers", str(self.workers)]
+
     def _monai(self, config: str, *options: str) -> list[str]:
         bundle = _short(shipped("bundles") / self.bundle)
         start = ("python", "-m", "monai.bundle", "run", "--bundle_root", bundle, "--dataset_dir", str(self.study))

@@ -60,8 +60,9 @@ class DoseDemo(Demo):
             self.train(),
             self.predict("dose and organs of the validation patients"),
             ("for comparison: the median dose per combination of structures", ["mtl-med", "baseline", *baseline]),
-            self.evaluate("score the comparison", f"{out}/baseline", f"{out}/baseline.csv"),
+            self.evaluate("score the comparison", f"{out}/baseline", f"{out}/baseline/metrics.csv"),
             self.evaluate("score the network", str(self.predictions), f"{out}/metrics.csv"),
+            self.report(f"{out}/baseline"),
             *([] if self.data else self.dicom_steps()),
         ]
 
@@ -71,7 +72,7 @@ class DoseDemo(Demo):
         from mtl_med.metrics.summary import overall
 
         rows = read_rows(self.out / "metrics.csv")
-        ours, baseline = overall(rows), overall(read_rows(self.out / "baseline.csv"))
+        ours, baseline = overall(rows), overall(read_rows(self.out / "baseline" / "metrics.csv"))
         cases = sorted({row.case for row in rows if row.case})
         who = "real patients" if self.data else "phantom patients, which say nothing about real ones"
         yield f"Result on {len(cases)} {who}: {self.method.upper()} after {self.minutes:g} minutes of training"
@@ -85,6 +86,7 @@ class DoseDemo(Demo):
                 yield f"  Dice {key.removeprefix('dice/'):<15}{value:8.2f}"
         yield f"  {'mean Dice':<20}{ours['mean_dice']:8.2f}"
         yield ""
+        yield f"Look at this first: {self.out / 'report' / 'index.html'}"
         yield f"Every score: {self.out / 'metrics.csv'}"
         yield "Open in 3D Slicer (File > Add Data), dose in Gy, overlapping structures kept:"
         for name in ("ct.nii.gz", "dose.nii.gz", "structures.seg.nrrd"):

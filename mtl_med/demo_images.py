@@ -30,6 +30,7 @@ class ImageDemo(Demo):
             self.train(),
             self.predict("the validation cases", *(("--attention", "true") if self.shows_attention else ())),
             self.evaluate("score the network", str(self.predictions), table, "--figures", figures),
+            self.report(),
         ]
 
     def result(self) -> Iterable[str]:
@@ -51,6 +52,7 @@ class ImageDemo(Demo):
             for key, label in (("accuracy", "accuracy"), ("balanced_accuracy", "balanced accuracy"), ("auc", "AUC")):
                 yield f"  {f'{task}: {label}':<30}{ours[f'{key}/{task}']:8.2f}   {guessed[key]:.2f}"
         yield ""
+        yield f"Look at this first: {self.out / 'report' / 'index.html'}"
         yield f"Every score, with intervals: {self.out / 'metrics.csv'}"
         yield f"ROC curves, confusion matrix, calibration: {self.out / 'figures'}"
         yield f"Decision and probabilities of every image: {self.predictions / 'classification.csv'}"

@@ -84,6 +84,8 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     staging: Path | None = None
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("is a file, expected a folder", where=folder, fix="Choose another")
     try:
         beside = folder if folder.is_dir() else folder.parent
         beside.mkdir(parents=True, exist_ok=True)
@@ -202,10 +204,13 @@ def within(root: str | Path, relative: str | Path) -> Path:
     """`root / relative`, refused when it leaves `root`.
 
     Raises:
-        UsageError: an absolute path, `..`, or a link that leads outside.
+        UsageError: an absolute path, `..`, a link that leads outside, or what can be no path.
     """
     root = Path(root).resolve()
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except ValueError as error:  # a NUL among the characters
+        raise UsageError(f"{str(relative)!r} is no path: {error}", where=root, fix="Use a path inside it") from error
     if not path.is_relative_to(root):
         raise UsageError(f"path '{relative}' leads outside the folder", where=root, fix="Use a path inside it")
     return path

@@ -151,7 +151,10 @@ class Case:
                 where=path,
                 fix="Prepare the study again with this version of mtl_med",
             )
-        if fault := json_fault(fields, _CASE):
+        fault = json_fault(fields, _CASE)
+        if not fault and fields["split"] not in SPLITS:
+            fault = f"'split' is {fields['split']!r}, expected {', '.join(SPLITS)}"
+        if fault:
             raise UsageError(f"is damaged: {fault}", where=path, fix=_CONVERT_AGAIN)
         try:
             return cls(

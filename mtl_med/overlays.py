@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["picture_overlay", "volume_overlay"]
 
 _HEAT, _STRENGTH = "turbo", 0.45
+_AIR_HU = -500.0
 _GREY_PERCENT = (1.0, 99.5)  # of the values of a volume: the darkest and brightest grey
 
 
@@ -69,7 +70,9 @@ def volume_overlay(
     mask, _ = reorient(mask, grid)
     volume, turned = reorient(volume, grid)
     centre = [int(index) for index in np.unravel_index(int(np.nanargmax(mask)), mask.shape)]
-    darkest, brightest = np.percentile(volume, _GREY_PERCENT)
+    # Most of a CT is air: taken over all of it, every tissue would be white.
+    tissue = volume[volume > _AIR_HU] if volume.min() < _AIR_HU else volume
+    darkest, brightest = np.percentile(tissue if tissue.size else volume, _GREY_PERCENT)
     figure, axes = _figure(1, 3, (12.0, 4.6))
     for axis, plane in zip(axes, PLANES, strict=True):
         aspect = aspect_of(turned, plane)

@@ -130,11 +130,29 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item]) -> I
 
 def _over(pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     try:
-        yield from pool.map(function, items)
+        with _interrupts_held():  # processes start with the first work, and keep what is held at that moment
+            results = pool.map(function, items)
+        yield from results
     except BrokenProcessPool as error:
         raise MtlMedError(
             "a worker process was killed, most likely for want of memory", fix="Use fewer --workers"
         ) from error
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Interrupts come after this, where the system can hold them back.
+
+    A process that is starting would end with a traceback at Ctrl-C, for `_begin` is not reached yet.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -13,7 +13,7 @@ from typing import Any
 from mtl_med import __version__
 from mtl_med.files import sha256_file, write_json
 
-__all__ = ["RUN_SCHEMA", "code_digest", "versions", "write_record"]
+__all__ = ["RUN_SCHEMA", "code_digest", "command", "versions", "write_record"]
 
 RUN_SCHEMA = "mtl_med/run/1"
 _PACKAGE = Path(__file__).resolve().parent
@@ -28,6 +28,14 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def command() -> list[str]:
+    """The words that started this program, as one types them: no path of the machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def code_digest() -> str:
@@ -47,5 +55,5 @@ def write_record(path: str | Path, stage: str, fields: dict[str, Any], packages:
         fields: what this stage has to tell: settings, seeds, hashes, cases.
         packages: names of the packages whose versions matter to the result.
     """
-    record = {"schema": RUN_SCHEMA, "stage": stage, "command": sys.argv, "versions": versions(packages)}
+    record = {"schema": RUN_SCHEMA, "stage": stage, "command": command(), "versions": versions(packages)}
     write_json(path, record | fields)

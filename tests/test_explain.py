@@ -14,6 +14,7 @@ from PIL import Image
 
 from mtl_med.cli import main
 from mtl_med.errors import EXIT_USAGE, UsageError
+from mtl_med.explain import files as explained_files
 from mtl_med.explain.command import explain
 from mtl_med.geometry import Grid, picture_grid, reorient
 from mtl_med.io.nifti import read_nifti, write_nifti
@@ -360,3 +361,18 @@ class TestBadInput:
         with pytest.raises(UsageError, match="holds something else than explanations"):
             explain("ham10000_lesion_classification", "a0", tmp_path, weights=weights, study=study)
         assert {path.name for path in tmp_path.iterdir()} == {"run.json"}
+
+
+def test_tissues_can_be_told_apart_on_the_sheet(tmp_path, monkeypatch):
+    """Air around the patient sets no greys: muscle and bone are neither both white nor both black."""
+    seen = []
+    monkeypatch.setattr(explained_files, "attention_sheet", lambda background, *_, **__: seen.append(background))
+    monkeypatch.setattr(explained_files, "png", lambda *_, **__: b"")
+    ct = np.full((24, 24, 3), -1000, np.float32)
+    ct[8:16, 8:16], ct[10:12, 10:12] = 40, 900
+    inside = ct > -500
+    maps = {"dose/stage0": np.where(inside, ct, 0).astype(np.float32)}
+    record = {"task": "dose", "title": "dose, stage 0", "low": 0.0, "high": 1.0, "unit": ""}
+    explained_files._write_sheet(tmp_path / "a.png", "a", ct, maps, inside, Grid(ct.shape, np.eye(4)), [record])
+    (background,) = seen
+    assert np.count_nonzero(background > 0.9) == 4 and np.count_nonzero(background < 0.1) == 24 * 24 - 4

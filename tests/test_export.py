@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import RTIonPlanStorage
 
 from mtl_med.errors import CaseError, GeometryError, NothingFoundError, UsageError
 from mtl_med.export import add_arguments, export, run
@@ -28,6 +29,7 @@ from mtl_med.io.dicom_reference import find_ct_series
 from mtl_med.io.dicom_series import read_ct_series
 from mtl_med.io.nifti import read_grid, read_nifti, write_nifti
 from mtl_med.io.results import write_prediction
+from mtl_med.io.rtplan import read_rtplan
 from mtl_med.phantoms.pelvis import PelvisPhantom, make_pelvis
 from mtl_med.prep.target_grid import place_ct, spacing_grid
 from tests.io.small_ct import SERIES_UID, SHAPE, dciodvfy_errors, plastimatch_masks, ras_affine, write_ct
@@ -226,22 +228,81 @@ def test_real_cts_are_known_again_and_told_apart(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("lacks", ["file", "body"])
-def test_where_nothing_can_be_compared_a_warning_says_so(
-    prediction: Path, ct_folder: Path, lacks: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("lacks", ["file", "body", "grid"])
+def test_where_nothing_can_be_compared_force_is_needed(prediction: Path, ct_folder: Path, lacks: str) -> None:
+    """Nobody's name gets onto structures because a file is missing."""
     ct = prediction / "ct.nii.gz"
     if lacks == "file":
         ct.unlink()
-    else:
+    elif lacks == "body":
         write_ct(ct_folder, hu=np.full(SHAPE, -1000))
         write_nifti(ct, np.full(SHAPE, -1000, dtype=np.int16), read_grid(ct))
-    assert len(export(prediction, ct_folder)) == 3
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "nothing tells whether this CT is the one that was predicted" in told and str(ct) in told
-    caplog.clear()
-    export(prediction, ct_folder, force=True)
+    else:
+        path = next(ct_folder.iterdir())
+        image = pydicom.dcmread(path)
+        image.ImagePositionPatient[0] += 5
+        image.save_as(path)
+    with pytest.raises(CaseError, match="nothing tells whether this CT is the one that was predicted.*pass --force"):
+        export(prediction, ct_folder)
+    assert not (prediction / "dicom").exists()
+    assert len(export(prediction, ct_folder, force=True)) == 3
+
+
+def test_structures_of_a_label_map_lack_their_overlaps(
+    prediction: Path, ct_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (prediction / "structures.seg.nrrd").unlink()
+    export(prediction, ct_folder)
+    assert "structures.nii.gz: is a label map" in caplog.text and "where structures overlap, one lacks" in caplog.text
+
+
+def test_a_clinics_file_of_the_same_name_stays(prediction: Path, ct_folder: Path, tmp_path: Path) -> None:
+    original = pydicom.dcmread(export(prediction, ct_folder, out=tmp_path / "clinic")[0])
+    original.Manufacturer = "Varian Medical Systems"
+    path = tmp_path / "clinic" / "rtstruct.dcm"
+    original.save_as(path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=rf"{path}: is no file of an earlier export and would be lost"):
+        export(prediction, ct_folder, out=tmp_path / "clinic")
+    assert path.read_bytes() == before
+    export(prediction, ct_folder, kinds=["rtdose"], out=tmp_path / "clinic")
+
+
+def test_a_case_of_a_study_is_no_prediction(prediction: Path, ct_folder: Path) -> None:
+    """Its planned dose would leave as a predicted one, and without the structures, which lie elsewhere."""
+    (prediction / "case.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a case of a study and holds no prediction"):
+        export(prediction, ct_folder)
+    assert not (prediction / "dicom").exists()
+
+
+def test_options_without_effect_are_refused(prediction: Path, ct_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"dose\.nii\.gz: is in Gy already, so that 60 Gy for 100 % would change nothing"
+    ):
+        export(prediction, ct_folder, prescription_gy=60)
+    for option, value in (("plan", tmp_path / "plan.dcm"), ("prescription_gy", 60)):
+        with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} belongs to a dose, and none is exported"):
+            export(prediction, ct_folder, kinds=["rtstruct"], **{option: value})
+
+
+def test_a_plan_of_ions_is_referred_to_as_one(prediction: Path, ct_folder: Path, tmp_path: Path) -> None:
+    plan = pydicom.dcmread(export(prediction, ct_folder, out=tmp_path / "first")[1])
+    plan.SOPClassUID = plan.file_meta.MediaStorageSOPClassUID = RTIonPlanStorage
+    plan.save_as(tmp_path / "ions.dcm")
+    written = export(prediction, ct_folder, kinds=["rtdose"], plan=tmp_path / "ions.dcm", out=tmp_path / "second")
+    assert pydicom.dcmread(written[0]).ReferencedRTPlanSequence[0].ReferencedSOPClassUID == RTIonPlanStorage
+
+
+def test_the_plan_of_an_earlier_export_is_told(
+    prediction: Path, ct_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its structure set was written over, so that the folder no longer belongs together."""
+    plan = export(prediction, ct_folder)[1]
+    export(prediction, ct_folder, kinds=["seg", "rtdose"])
     assert not caplog.records
+    export(prediction, ct_folder, kinds=["rtstruct"])
+    assert f"{plan}: is of an earlier export and does not belong to the new rtstruct.dcm" in caplog.text
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -263,6 +324,12 @@ def test_a_ct_elsewhere_is_refused(prediction: Path, tmp_path: Path) -> None:
     write_ct(tmp_path / "far", hu=content()[0], offsets_mm=[1000 + 3 * k for k in range(SHAPE[2])])
     with pytest.raises(GeometryError, match="do not overlap"):
         export(prediction, tmp_path / "far")
+
+
+def test_a_ct_that_lacks_slices_is_told_from_another(prediction: Path, tmp_path: Path) -> None:
+    write_ct(tmp_path / "part", hu=content()[0], offsets_mm=[3 * k for k in range(6)])
+    with pytest.raises(CaseError, match=r"50 % of the body differ .* 50 % of whose body lie beyond this CT"):
+        export(prediction, tmp_path / "part")
 
 
 def test_the_series_on_the_predictions_voxels_is_taken(prediction: Path, ct_folder: Path) -> None:
@@ -309,6 +376,20 @@ def test_a_dose_in_percent_needs_its_prescription(
     assert highest == pytest.approx(content()[2].max() / 2, abs=1e-4)
 
 
+def test_the_plan_knows_the_prescription_that_was_told(
+    prediction: Path, ct_folder: Path, tmp_path: Path, require_judge, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that the planning system shows percent of it; of another plan's prescription a warning tells."""
+    (prediction / "dose.nii.gz").rename(prediction / "dose_percent.nii.gz")
+    plan = export(prediction, ct_folder, prescription_gy=50, out=tmp_path / "first")[1]
+    assert [item.dose_gy for item in read_rtplan(plan).prescriptions] == [50.0]
+    assert dciodvfy_errors(require_judge("dciodvfy"), plan) == []
+    export(prediction, ct_folder, prescription_gy=50, plan=plan, out=tmp_path / "second")
+    assert not caplog.records
+    export(prediction, ct_folder, prescription_gy=60, plan=plan, out=tmp_path / "second")
+    assert "plan.dcm: prescribes up to 50 Gy, but 60 Gy were taken as 100 %" in caplog.text
+
+
 def test_folders_without_what_is_needed(prediction: Path, ct_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no prediction"):
         export(prediction.parent, ct_folder)
@@ -316,6 +397,8 @@ def test_folders_without_what_is_needed(prediction: Path, ct_folder: Path, tmp_p
         export(tmp_path / "nowhere", ct_folder)
     with pytest.raises(NothingFoundError, match="holds no CT images"):
         export(prediction, tmp_path / "predictions")
+    with pytest.raises(NothingFoundError, match="there is no such folder"):
+        export(prediction, tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"nothing can be exported to 'rtdos'. Did you mean rtdose"):
         export(prediction, ct_folder, kinds=["rtdos"])
 

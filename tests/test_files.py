@@ -72,7 +72,7 @@ def test_files_that_belong_together_come_together(tmp_path: Path, there: bool) -
 
 def test_files_that_cannot_be_written_are_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "way").write_text("")
-    with pytest.raises(OutputError, match=r"way: cannot write"), files.atomic_files(tmp_path / "way") as made:
+    with pytest.raises(OutputError, match=r"way: is a file, expected"), files.atomic_files(tmp_path / "way") as made:
         (made / "x").write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["way"]
 
@@ -181,6 +181,11 @@ def test_within_refuses_to_leave(tmp_path: Path, relative: str) -> None:
     (root / "link").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="leads outside"):
         files.within(root, relative)
+
+
+def test_within_refuses_what_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'a\\x00' is no path"):
+        files.within(tmp_path, "a\0")
 
 
 def test_within_stays(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
         ("cases/a/case.json", {"files": {"ct": {"path": 3, "sha256": ""}}}, r"'files\.ct\.path' is 3"),
         ("cases/a/case.json", {"prescriptions_gy": {"PTV70": "70"}}, r"'prescriptions_gy\.PTV70' is '70'"),
         ("cases/a/case.json", {"notes": "odd"}, "'notes' is 'odd'"),
+        ("cases/a/case.json", {"split": "train"}, "'split' is 'train', expected fit, tune, validation, test"),
+        ("manifest.json", {"cases": [{"folder": "cases/\0"}]}, "is no path"),
         ("cases/a/case.json", {"fractions": "x" * 99}, r"'fractions' is 'x{59}\.\.\."),
         ("cases/a/case.json", {"grid": {"shape": "abc", "affine_ras": 1}}, "is damaged: grid"),
         ("cases/a/case.json", {"grid": 3}, "is damaged: grid"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
@@ -86,3 +87,17 @@ def test_processes_that_are_open_serve_every_round():
 def process_of(_: int) -> int:
     """Where it is called."""
     return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="the system cannot hold interrupts back")
+def test_processes_start_with_interrupts_held_back():
+    """A process that is still starting would end with a traceback at Ctrl-C; this one is told of it as ever."""
+    with worker_processes(2):
+        (held,) = set(in_processes(interrupts_are_held, range(2)))
+    assert held
+    assert not interrupts_are_held(0)
+
+
+def interrupts_are_held(_: int) -> bool:
+    """Whether the process started so."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"{value} is too few", where=f"--{name}", fix="Give 1 or more")
+    _refuse_file(args.out)
     protocol = read_protocol(find_protocol(args.protocol))
     bundle = open_bundle(protocol)
     if args.study is None and not (args.list or args.tables):
@@ -84,6 +85,17 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         return EXIT_ALL_FAILED if len(failed) == len(chosen) else EXIT_SOME_FAILED
     return EXIT_OK
+
+
+def _refuse_file(out: Path) -> None:
+    """Refuse a place for results that is a file, or lies below one.
+
+    Raises:
+        UsageError: it is.
+    """
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file", where="--out", fix="Give a folder, which is made where there is none")
 
 
 def find_protocol(text: str) -> Path:

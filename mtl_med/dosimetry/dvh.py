@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fnmatch
 import io
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mtl_med.dosimetry import files as dose_files
 from mtl_med.dosimetry.goals import GoalResult, Preset, evaluate_goals, goal_rows, load_preset, preset_names
 from mtl_med.dosimetry.inputs import DoseCase, Options, from_case, with_prescriptions
 from mtl_med.dosimetry.plan_rows import plan_rows, structure_doses
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError, nearest
 from mtl_med.files import write_text
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.dose import CONVENTIONS
@@ -102,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     prescriptions = dict(_number(text, "--prescription-gy") for text in args.prescription_gy)
     preset = load_preset(args.goals) if args.goals else Preset("")
     own = dict(_number(text, "--alpha-beta-gy") for text in args.alpha_beta_gy)
-    preset = Preset(preset.name, preset.title, preset.fractionation, preset.goals, own | dict(preset.alpha_beta_gy))
+    # The user's come first, so that a pattern of theirs counts before a name of the preset, and are never replaced.
+    preset = replace(preset, alpha_beta_gy=own | {k: gy for k, gy in preset.alpha_beta_gy.items() if k not in own})
     if "" in own:
         raise UsageError("--alpha-beta-gy needs a name before its value", fix="Such as Rectum=3 or PTV*=1.5")
     if args.fractions is not None and args.fractions < 1:
@@ -112,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     judge = partial(_judge, metrics, prescriptions, args.fractions, args.convention, preset, bool(args.curves))
     outcomes = list(map_cases(judge, list(cases.values()), label="dvh"))
     rows = [row for outcome in outcomes for row in (outcome.value[0] if outcome.value else ())]
+    _refuse_strangers(own, {row.structure for row in rows if row.task == "dose"})
     failed = {name: outcome.failure for name, outcome in zip(cases, outcomes, strict=True) if outcome.failure}
     for outcome in outcomes:
         sys.stdout.write(f"{outcome.value[1]}\n\n" if outcome.value else "")
@@ -134,8 +138,17 @@ def _number(text: str, option: str) -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if not 0 < value < 1000:
-        raise UsageError(f"{option} {text}: '{number}' is no dose in Gy", fix="Such as 70 or PTV70=70")
+        fix = "Such as 70 or PTV70=70" if option == "--prescription-gy" else "Such as Rectum=3 or PTV*=1.5"
+        raise UsageError(f"{option} {text}: '{number}' is no dose in Gy", fix=fix)
     return name, value
+
+
+def _refuse_strangers(alpha_beta_gy: Mapping[str, float], structures: set[str]) -> None:
+    """Refuse a name that fits nothing: BED and EQD2 would be those of another alpha/beta, and nobody would know."""
+    for name in alpha_beta_gy:
+        if structures and not fnmatch.filter(structures, name):
+            fix = nearest(name, sorted(structures))
+            raise UsageError(f"no structure is called '{name}', to give an alpha/beta to", fix=fix)
 
 
 Judged = tuple[list[Row], str, list[tuple[str, str, float, float, float]]]
@@ -160,13 +173,19 @@ def _judge(
         for name, item in (doses.items() if curves else ())
         for dose, share in zip(*dvh_curve(item), strict=True)
     ]
-    return rows + goal_rows(case.id, goals, convention), _text(case, doses, goals, convention), lines
+    return rows + goal_rows(case.id, goals, convention), _text(case, doses, goals, convention, preset), lines
 
 
-def _text(case: DoseCase, doses: Mapping[str, StructureDoses], goals: Sequence[GoalResult], convention: str) -> str:
+def _text(
+    case: DoseCase,
+    doses: Mapping[str, StructureDoses],
+    goals: Sequence[GoalResult],
+    convention: str,
+    preset: Preset,
+) -> str:
     """What a person reads."""
     shown = [DvhMetric.parse(text) for text in _SHOWN]
-    width = max([9, *map(len, doses)])
+    width = max([9, *map(len, doses), *(len(result.structure) for result in goals)])
     heads = (f"{f'{metric.name} {metric.unit}':>9}" for metric in shown)
     lines = [f"{case.id} (D_x {convention})", " ".join([f"{'structure':<{width}}", *heads])]
     for name, item in doses.items():
@@ -176,6 +195,8 @@ def _text(case: DoseCase, doses: Mapping[str, StructureDoses], goals: Sequence[G
         lines.append(" ".join([f"{name:<{width}}", *values]) + note)
     lines += [f"{name}: {why}" for name, why in case.gaps.items()]
     lines += [f"note: {note}" for note in case.notes]
+    about, _ = preset.about_fractions(max(case.prescriptions_gy.values(), default=None), case.fractions)
+    lines += [f"note: {about}"] if goals and about else []
     for result in goals:
         found = "" if math.isnan(result.value) else f"{result.value:.2f} {result.goal.metric.unit}"
         parts = (

@@ -205,5 +205,9 @@ def _lines(rows: list[Row]) -> list[str]:
     for case, values in cases.items():
         cells = (f"{values[key]:>{max(9, len(head))}.{0 if 'voxels' in key else 3}f}" for key, head in shown.items())
         lines.append(f"{case:<{width}} " + " ".join(cells))
+    for case, values in cases.items():
+        if missed := int(values.get("gamma_voxels_out_of_reach", 0)):
+            what = f"{missed} voxels above the cutoff lie beyond the judged dose"
+            lines.append(f"note: {case}: {what}: they have no gamma, and are neither passed nor failed")
     more = ["other cases have other normalisations: each row of the table tells its own"] if len(told) > 1 else []
     return [*lines, *list(told)[:1], *more]

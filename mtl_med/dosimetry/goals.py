@@ -49,8 +49,8 @@ class Goal:
 
     @property
     def text(self) -> str:
-        """`V_50Gy < 50 %`."""
-        return f"{self.metric.name} {self.comparison} {self.limit:g} {self.metric.unit}"
+        """`V50Gy < 50 %`."""
+        return f"{self.metric.label} {self.comparison} {self.limit:g} {self.metric.unit}"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ class Preset:
     Args:
         name: such as "prostate".
         title: for whom it is meant.
-        fractionation: doses per fraction that its limits hold for.
+        fractionation: doses per fraction that its limits hold for, in words.
         goals: in the order of the file.
         alpha_beta_gy: name or pattern of a structure -> alpha/beta, Gy; the first that fits counts.
+        gy_per_fraction: lowest and highest dose per fraction that its limits hold for, Gy; None where it does not say.
     """
 
     name: str
@@ -70,6 +71,28 @@ class Preset:
     fractionation: str = ""
     goals: tuple[Goal, ...] = ()
     alpha_beta_gy: Mapping[str, float] = field(default_factory=dict)
+    gy_per_fraction: tuple[float, float] | None = None
+
+    def about_fractions(self, prescription_gy: float | None, fractions: int | None) -> tuple[str, bool]:
+        """What to know about its limits before a case is judged by them.
+
+        Args:
+            prescription_gy: the highest of the case, Gy, if known.
+            fractions: their number, if known.
+
+        Returns:
+            a sentence, "" where the preset says nothing, and whether the case is treated otherwise.
+        """
+        if not self.fractionation:
+            return "", False
+        held = f"The limits hold for {self.fractionation}."
+        if not prescription_gy or not fractions:
+            return f"{held} The dose per fraction of this case is not known.", False
+        each = prescription_gy / fractions
+        low, high = self.gy_per_fraction or (0.0, math.inf)
+        if low - _TOLERANCE <= each <= high + _TOLERANCE:
+            return f"{held} This case: {each:.2f} Gy per fraction.", False
+        return f"This case has {each:.2f} Gy per fraction: met or not met says little here. {held}", True
 
     def alpha_beta(self, structure: str, kind: str) -> float:
         """alpha/beta of a structure, Gy: as listed, else 10 Gy for targets and 3 Gy for all others."""
@@ -211,6 +234,7 @@ def load_preset(name: str | Path) -> Preset:
         fractionation=str(fields.get("fractionation", "")),
         goals=tuple(_goal(item, number, path) for number, item in enumerate(goals, start=1)),
         alpha_beta_gy=dict(_alpha_beta(item, number, path) for number, item in enumerate(alpha_beta, start=1)),
+        gy_per_fraction=_range(fields.get("gy_per_fraction"), path),
     )
 
 
@@ -244,6 +268,18 @@ def _alpha_beta(item: Any, number: int, path: Path) -> tuple[str, float]:
     if not isinstance(item, dict) or not {"structure", "gy"} <= set(item):
         raise UsageError("needs 'structure' and 'gy'", where=where)
     return str(item["structure"]), _number(item["gy"], "gy", where, positive=True)
+
+
+def _range(value: Any, path: Path) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        fix = "Write [lowest, highest], such as [1.8, 2.2]"
+        raise UsageError(f"'gy_per_fraction' is {value!r}", where=path, fix=fix)
+    low, high = (_number(item, "gy_per_fraction", str(path), positive=True) for item in value)
+    if low > high:
+        raise UsageError(f"'gy_per_fraction' runs from {low:g} down to {high:g}", where=path, fix="Lowest first")
+    return low, high
 
 
 def _number(value: Any, name: str, where: str, *, positive: bool = False) -> float:

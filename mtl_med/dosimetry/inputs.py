@@ -204,7 +204,7 @@ def on_grid(
         try:
             require_same_grid(grid, target, where=str(where))
         except GeometryError as error:
-            fix = "Check that both belong to one case, and pass --resample to interpolate the dose linearly"
+            fix = "Check that both belong to one case; `mtl-med dvh --resample` interpolates the dose linearly"
             raise GeometryError(error.what, where=where, fix=fix) from error
     from mtl_med.prep.target_grid import place_dose
 

@@ -33,7 +33,7 @@ from mtl_med.training.part_conflict import ALL_SHARED, PartConflict
 
 __all__ = ["write_conflict", "write_maps"]
 
-_GREY_PERCENT = (1.0, 99.5)  # of the values of a volume: black and white
+_GREY_PERCENT = (1.0, 99.5)  # of a volume's values within the patient: black and white
 _EFFECT = "effect"
 
 
@@ -137,8 +137,10 @@ def _write_sheet(
     else:
         turned = {name: reorient(value, grid)[0] for name, value in maps.items()}
         volume, ras = reorient(image, grid)
-        centre = [0, 0, _plane(turned, reorient(inside, grid)[0])]
-        dark, bright = np.percentile(volume, _GREY_PERCENT)
+        patient = reorient(inside, grid)[0]
+        centre = [0, 0, _plane(turned, patient)]
+        # Most of a CT is air: taken over all of it, every tissue would be white.
+        dark, bright = np.percentile(volume[patient], _GREY_PERCENT)
         background = np.clip((cut(volume, "axial", centre) - dark) / max(bright - dark, 1e-6), 0, 1)
         planes = {name: cut(value, "axial", centre) for name, value in turned.items()}
         rows, columns = np.nonzero(np.isfinite(next(iter(planes.values()))))

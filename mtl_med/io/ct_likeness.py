@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,6 @@ from mtl_med.io.nifti import read_nifti
 
 __all__ = ["require_same_ct"]
 
-log = logging.getLogger(__name__)
-
 # Preparation takes the values of this very series: on its own slices they are equal, on another grid but for rounding.
 # Of two patients, most voxels differ even where their bodies lie alike: noise alone sees to that.
 SAME_HU = 5.0
@@ -30,63 +27,64 @@ _RANGE_HU = (-1000, 2000)  # beyond it values are padding, or clipped by whoever
 def require_same_ct(path: str | Path, ct: CtReference) -> None:
     """Refuse a CT that is not that of the prediction, voxel by voxel.
 
-    Where nothing can be compared, a warning says so: the file is missing or shows no body, or the CT cannot be put onto
-    an even grid.
+    Where nothing can be compared, that is refused as well: the file is missing or shows no body, or the CT cannot be
+    read or put onto an even grid.
 
     Args:
         path: NIfTI file of the CT beside the prediction.
         ct: the DICOM CT.
 
     Raises:
-        CaseError: their HU differ.
+        CaseError: their HU differ, or cannot be compared.
         GeometryError: they do not overlap.
     """
     files = list(dict.fromkeys(item.path for item in ct.slices))
     folder = files[0].parent
     if not Path(path).is_file():
-        _warn(folder, f"there is no {path}")
-        return
+        raise _untold(folder, f"there is no {path}")
     predicted, grid = read_nifti(path, np.float32)
     try:
         series = read_ct_series(files, resample=True)
     except CaseError as error:
-        _warn(folder, str(error))
-        return
+        raise _untold(folder, str(error)) from error
     found = resample(series.hu, series.grid, grid, outside=np.nan)
     if np.isfinite(found).mean() < 0.01:
         raise GeometryError("the CT and the prediction do not overlap", where=folder, fix="Give the CT of this case")
+    body = _body(predicted) | _body(found)
+    if not body.any():
+        raise _untold(folder, f"{path} shows nothing but air")
+    predicted, found = predicted[body], found[body]
     percent = _differing_percent(predicted, found)
-    if percent is None:
-        _warn(folder, f"{path} shows nothing but air")
-    elif percent > OTHER_PERCENT:
+    beyond = 100.0 * float(np.isnan(found).mean())
+    if percent > OTHER_PERCENT:
         raise CaseError(
             f"this CT is not the one that was predicted: {percent:.0f} % of the body differ by more than {SAME_HU:g} HU"
             f" (expected at most {OTHER_PERCENT:g} %)",
             where=folder,
-            why=f"They were compared with {path}",
+            why=f"They were compared with {path}, {beyond:.0f} % of whose body lie beyond this CT",
             fix="Give the CT of this case, or pass --force if the CT was changed before it was predicted",
         )
 
 
-def _warn(folder: Path, reason: str) -> None:
-    log.warning(
-        "%s: nothing tells whether this CT is the one that was predicted: %s. Make sure that it is: patient and study "
-        "of what is written come from it.",
-        folder,
-        reason.rstrip("."),
+def _untold(folder: Path, reason: str) -> CaseError:
+    return CaseError(
+        f"nothing tells whether this CT is the one that was predicted: {reason.rstrip('.')}",
+        where=folder,
+        why="Patient and study of what is written would come from it",
+        fix="Make sure that it is, and pass --force",
     )
 
 
-def _differing_percent(predicted: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
-    """Part of the body in either CT whose values differ, percent; None where there is no body.
+def _body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return hu > _BODY_HU
+
+
+def _differing_percent(predicted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Part of the values that differ, percent.
 
     Args:
-        predicted: HU.
-        found: HU at the same places; NaN beyond the CT, where a body counts as differing.
+        predicted: HU of the body.
+        found: HU at the same places; NaN beyond the CT, where it counts as differing.
     """
-    first, second = np.clip(predicted, *_RANGE_HU), np.clip(found, *_RANGE_HU)
-    body = (first > _BODY_HU) | (second > _BODY_HU)
-    if not body.any():
-        return None
-    alike = np.abs(first[body] - second[body]) <= SAME_HU
+    alike = np.abs(np.clip(predicted, *_RANGE_HU) - np.clip(found, *_RANGE_HU)) <= SAME_HU
     return 100.0 * float(1 - alike.mean())

@@ -68,6 +68,7 @@ _ALWAYS = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator"),
 )
 _NEEDED = ("StudyInstanceUID", "FrameOfReferenceUID")
+_FORBIDDEN = re.compile(r"[\\\x00-\x1f\x7f]+")  # backslash and control characters
 
 
 def new_object(
@@ -152,12 +153,13 @@ def _value(reference: Dataset, keyword: str, allowed: str | int) -> str:
         return text if re.fullmatch(allowed, text) else ""
     # A person's name has up to three forms (alphabetic, ideographic, phonetic), each of its own length.
     forms = text.split("=")[:3] if keyword.endswith("Name") else [text]
-    return "=".join(plain_text(form, allowed) for form in forms)
+    # Blanks within stay as they are: an ID with one blank less is another patient's.
+    return "=".join(_FORBIDDEN.sub(" ", form)[:allowed].strip() for form in forms)
 
 
 def plain_text(text: str, limit: int = 64) -> str:
     """Text that fits into one LO, SH or PN value: no backslash, no control characters, at most `limit` characters."""
-    return " ".join(re.sub(r"[\\\x00-\x1f\x7f]+", " ", text).split())[:limit].rstrip()
+    return " ".join(_FORBIDDEN.sub(" ", text).split())[:limit].rstrip()
 
 
 def new_uid(seed: str, *parts: object) -> str:

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
+# What every written object takes from one image, and says of all.
+_SHARED = {"PatientID": "patient", "StudyInstanceUID": "study", "FrameOfReferenceUID": "frame of reference"}
+
 
 @dataclass(frozen=True, eq=False)
 class CtSlice:
@@ -106,13 +109,17 @@ def affine_of(steps: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArra
 def find_ct_series(folder: str | Path) -> dict[str, CtReference]:
     """CT series in a folder and the folders below it, by Series Instance UID; pixel values are not read.
 
-    Other objects, localizers and files that are no DICOM are passed over, the latter with a warning.
+    Other objects, localizers and files that are no DICOM are passed over, the latter with a warning; so is a series
+    that cannot be used beside one that can.
 
     Raises:
-        NothingFoundError: the folder holds no CT.
-        CaseError: an image of a CT lacks its position, orientation, size or identifiers.
+        NothingFoundError: there is no such folder, or it holds no CT.
+        CaseError: an image of a CT lacks its position, orientation, size or identifiers, or belongs to another patient,
+            study or frame of reference than the others.
         GeometryError: images of a series differ in size or orientation, or two lie at one place.
     """
+    if not Path(folder).exists():
+        raise NothingFoundError("there is no such folder", where=folder, fix="Give the folder of the CT")
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     unreadable: list[CaseError] = []
     for path in _files(Path(folder)):
@@ -129,7 +136,18 @@ def find_ct_series(folder: str | Path) -> dict[str, CtReference]:
         )
     if not found:
         raise NothingFoundError("holds no CT images", where=folder, fix="Give the folder of the CT that was predicted")
-    return {series: _reference(images) for series, images in sorted(found.items())}
+    usable: dict[str, CtReference] = {}
+    unusable: list[CaseError] = []
+    for series, images in sorted(found.items()):
+        try:
+            usable[series] = _reference(images)
+        except CaseError as error:
+            unusable.append(error)
+    if not usable:
+        raise unusable[0]
+    for reason in unusable:
+        log.warning("a CT series cannot be used and was passed over: %s", reason)
+    return usable
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -147,6 +165,15 @@ def _reference(images: list[tuple[Path, Dataset]]) -> CtReference:
         for path, header in images:
             if not text(header, keyword):
                 raise CaseError(f"has no {keyword}", where=path, fix="Export the CT again")
+    for keyword, what in _SHARED.items():
+        for path, header in images:
+            if text(header, keyword) != text(images[0][1], keyword):
+                raise CaseError(
+                    f"belongs to another {what} than other images of its CT series ({keyword})",
+                    where=path,
+                    why=f"It was compared with {images[0][0].name}",
+                    fix="Export the CT again, or leave out what does not belong to it",
+                )
     planes = [plane for path, header in images for plane in _planes(path, header)]
     _, steps, size = planes[0]
     for item, other_steps, other_size in planes:

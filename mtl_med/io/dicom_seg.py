@@ -20,6 +20,7 @@ from mtl_med.io.colours import colour
 from mtl_med.io.dicom_common import (
     MANUFACTURER,
     RESEARCH_COMMENT,
+    code_item,
     decimal_string,
     new_uid,
     shared_modules,
@@ -50,6 +51,7 @@ _TYPES = {
     "Rectum": ("34402009", "Rectum"),
     "SpinalCord": ("2748008", "Spinal cord"),
 }
+_SIDES = {"_L": ("7771000", "Left"), "_R": ("24028007", "Right")}
 _ANATOMY = ("91723000", "Anatomical Structure")
 _TARGETS = {
     "PTV": ("228793007", "Planning target volume"),
@@ -113,6 +115,7 @@ def write_seg(
             manufacturer_model_name=MANUFACTURER,
             software_versions=__version__,
             device_serial_number="0",
+            omit_empty_frames=bool(planes.any()),  # of nothing at all it would omit none, and warn
             content_label="PREDICTED",
             content_description=RESEARCH_COMMENT,
             content_creator_name="",
@@ -157,8 +160,8 @@ def _planes(
     # Each structure lies in one piece in memory: highdicom takes them out one by one.
     stack = np.zeros((len(structures), len(order), reference.shape[1], reference.shape[0]), dtype=np.uint8)
     used = np.zeros(len(order), dtype=bool)
-    for planes, mask in zip(stack, structures.values(), strict=True):
-        on_slices = mask_on_slices(mask, grid, reference)
+    for planes, (name, mask) in zip(stack, structures.items(), strict=True):
+        on_slices = mask_on_slices(mask, grid, reference, name=name)
         filled = np.asarray(on_slices.any(axis=(0, 1)))[order]
         used |= filled
         for start in range(0, len(order), _SLAB):
@@ -227,7 +230,7 @@ def _place(image: Dataset, reference: CtReference, number: int) -> Dataset:
 def _segment(highdicom: Any, number: int, name: str, label: str) -> Any:
     target = _TARGETS.get(name[:3].upper())
     organ = _TYPES.get(name.removesuffix("_L").removesuffix("_R"), _ANATOMY)
-    return highdicom.seg.SegmentDescription(
+    made = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=label,
         segmented_property_category=_code(_CONCEPT if target else _ANATOMY),
@@ -238,6 +241,11 @@ def _segment(highdicom: Any, number: int, name: str, label: str) -> Any:
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*colour(name)),
     )
+    if name[-2:] in _SIDES and not target:
+        code, meaning = _SIDES[name[-2:]]
+        kind = made.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [code_item(code, "SCT", meaning)]
+    return made
 
 
 def _code(snomed: tuple[str, str]) -> Code:

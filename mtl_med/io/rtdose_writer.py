@@ -33,6 +33,7 @@ def write_rtdose(
     reference: Dataset,
     *,
     plan_uid: str,
+    plan_class_uid: str = RTPlanStorage,
     summation: str = "PLAN",
     comment: str = RESEARCH_COMMENT,
     seed: str = "",
@@ -48,6 +49,7 @@ def write_rtdose(
         grid: its grid, RAS mm; at least two voxels along each axis.
         reference: header of a CT image, for patient, study, frame of reference and orientation.
         plan_uid: SOP Instance UID of the plan that the dose belongs to.
+        plan_class_uid: its SOP Class UID; that of ions differs.
         summation: Dose Summation Type.
         comment: Dose Comment, at most 64 characters.
         seed: as for `new_object`.
@@ -86,7 +88,7 @@ def write_rtdose(
     made.DoseUnits, made.DoseType, made.DoseSummationType = "GY", "PHYSICAL", summation
     made.DoseGridScaling = decimal_string(SCALING_GY)
     made.DoseComment = plain_text(comment)
-    made.ReferencedRTPlanSequence = [sop_item(RTPlanStorage, plan_uid)]
+    made.ReferencedRTPlanSequence = [sop_item(plan_class_uid, plan_uid)]
     made.PixelData = _stored(planes, path)
     write_dicom(path, made)
     return str(made.SOPInstanceUID)
@@ -143,5 +145,5 @@ def _stored(planes: NDArray, path: str | Path) -> bytes:
         lowest = min(lowest, float(steps.min()) * SCALING_GY)
         out[...] = np.maximum(steps, 0)
     if lowest < -NEGATIVE_GY:
-        log.warning("%s: negative dose, down to %.3g Gy, was written as 0", path, lowest)
+        log.warning("%s: negative dose, down to %.3g Gy, was written as 0", Path(path).name, lowest)
     return stored.tobytes()

@@ -97,7 +97,7 @@ def write_rtstruct(
     made.ReferencedFrameOfReferenceSequence = [_frame_of_reference(reference)]
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
     for number, (name, shown) in enumerate(unique_labels(structures).items(), start=1):
-        on_slices = mask_on_slices(structures[name], grid, reference)
+        on_slices = mask_on_slices(structures[name], grid, reference, name=shown)
         made.StructureSetROISequence.append(_roi(number, shown, reference))
         made.ROIContourSequence.append(_contours(number, colour(name), on_slices, reference, holes))
         made.RTROIObservationsSequence.append(_observation(number, interpreted_type(name)))

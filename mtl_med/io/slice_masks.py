@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 TIE = 1e-3  # of a voxel: centres on the border between two voxels of a mask all belong to the same side
 
 
-def mask_on_slices(mask: NDArray, grid: Grid, reference: CtReference) -> NDArray[np.bool_]:
+def mask_on_slices(
+    mask: NDArray, grid: Grid, reference: CtReference, *, name: str = "a structure"
+) -> NDArray[np.bool_]:
     """A mask on the slices of a CT, (X, Y, Z) as the CT stores them.
 
     Where the mask lies on the CT's own voxels, whatever the order of its axes, they are turned and nothing else.
@@ -31,6 +33,7 @@ def mask_on_slices(mask: NDArray, grid: Grid, reference: CtReference) -> NDArray
         mask: (X, Y, Z) on `grid`.
         grid: its grid, RAS mm.
         reference: the CT.
+        name: of the structure, for a warning that part of it lies beyond the CT.
 
     Raises:
         GeometryError: the mask has another shape than the grid.
@@ -48,9 +51,11 @@ def mask_on_slices(mask: NDArray, grid: Grid, reference: CtReference) -> NDArray
         return result
     if own is not None:
         low, high = _extent(place, own)
-        outside = float(max(-0.5 - low.min(), (high - own.shape).max() + 0.5))
-        if outside > 1:
-            log.warning("a structure reaches %.0f voxels beyond the CT; that part of it is lost", outside)
+        outside = float(max((-0.5 - low).max(), (high - own.shape).max() + 0.5))
+        # A grid of other voxels may jut out by less than half of one, as `spacing_grid` does: no centre is lost there.
+        half = np.abs(np.linalg.inv(own.affine)[:3, :3] @ place.affine[:3, :3]).sum(axis=1) / 2
+        if max((-0.5 - low - half).max(), (high - half - own.shape).max() + 0.5) > TIE:
+            log.warning("%s reaches %g voxels beyond the CT; that part of it is lost", name, round(outside, 1))
         _sample(part, place, own, result)
     else:
         for number in range(len(reference.slices)):

@@ -78,8 +78,7 @@ def case_item(
         UsageError: the case lacks its image, a required label, or the targets that `inputs` asks for, or has a label of
             no class.
     """
-    key = "image" if inputs == "rgb" else "ct"
-    item: dict[str, Any] = {"id": case.id, "image": str(case.path(key))}
+    item: dict[str, Any] = {"id": case.id, "image": str(case.path(_image_key(inputs)))}
     if case.has("mask_dose"):
         item["mask_dose"] = str(case.path("mask_dose"))
     if "ptv" in inputs:
@@ -93,6 +92,25 @@ def case_item(
         if task.unit == PERCENT and case.prescription_gy:
             item[f"factor_{task.name}"] = 100.0 / case.prescription_gy
     return item
+
+
+def _image_key(inputs: str) -> str:
+    """Name of the file of a case that an input choice is read from."""
+    return "image" if inputs == "rgb" else "ct"
+
+
+def _require_image(cases: Sequence[Case], inputs: str, manifest: Manifest) -> None:
+    """Say once, and not of each case, that a study of another kind than `inputs` is meant for was given.
+
+    Raises:
+        UsageError: no case has the image, and the first one has that of other inputs.
+    """
+    key = _image_key(inputs)
+    others = [name for name in INPUTS if _image_key(name) != key and cases and cases[0].has(_image_key(name))]
+    if others and not any(case.has(key) for case in cases):
+        what = f"no case has '{key}', which inputs '{inputs}' are read from"
+        fix = f"Use inputs {' or '.join(repr(name) for name in others)}, or give another study"
+        raise UsageError(what, where=manifest.root, fix=fix)
 
 
 def _targets(case: Case) -> list[tuple[str, float]]:
@@ -123,14 +141,15 @@ def study_items(
 
     Raises:
         NothingFoundError: no case can be used.
-        UsageError: a split that no case is in, or class names that are not the study's.
+        UsageError: a split that no case is in, class names that are not the study's, or inputs that no case has.
     """
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
     manifest = Manifest.read(study)
     check_classes(manifest, tasks)
-    cases = manifest.split(*([splits] if isinstance(splits, str) else splits))
-    return _usable(cases[:limit], tasks, inputs, manifest)
+    cases = manifest.split(*([splits] if isinstance(splits, str) else splits))[:limit]
+    _require_image(cases, inputs, manifest)
+    return _usable(cases, tasks, inputs, manifest)
 
 
 def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, manifest: Manifest) -> list[dict[str, Any]]:
@@ -208,7 +227,7 @@ def input_items(
 
     Raises:
         NothingFoundError: the folder is missing or holds neither.
-        UsageError: a prescription that is not positive.
+        UsageError: a prescription that is not positive, or inputs that no case of a study has.
     """
     if prescription_gy is not None and not prescription_gy > 0:
         raise UsageError(f"prescription_gy is {prescription_gy}", fix="Give a dose above 0 Gy")
@@ -219,8 +238,9 @@ def input_items(
         items = folder_items(source, inputs)[:limit]
     else:
         manifest = Manifest.read(source)
-        cases = manifest.split(*splits) if splits else manifest.cases
-        items = [_item_or_error(case, inputs) for case in cases[:limit]]
+        cases = (manifest.split(*splits) if splits else manifest.cases)[:limit]
+        _require_image(cases, inputs, manifest)
+        items = [_item_or_error(case, inputs) for case in cases]
     return [
         item
         if "error" in item

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mtl_med.errors import GeometryError, UsageError
 from mtl_med.io.picture import read_picture, read_picture_mask
-from mtl_med.loading.resizing import resize_smoothly
+from mtl_med.loading.resizing import axis_lengths, resize_smoothly
 from mtl_med.loading.transforms import image_level_label
 from mtl_med.tasks import Task
 
@@ -89,9 +89,10 @@ class ResizePictured(MapTransform):
     def __init__(self, image_size: Sequence[int], masks: Sequence[str] = ()) -> None:
         super().__init__(["image", *masks])
         self.masks = tuple(masks)
-        self.image_size = tuple(int(length) for length in image_size)
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise UsageError(f"image_size is {list(image_size)}", fix="Give (H, W), such as (96, 128)")
+        fix = "Give (H, W), such as (96, 128)"
+        self.image_size = axis_lengths(image_size, "image_size", fix)
+        if len(self.image_size) != 2:
+            raise UsageError(f"image_size is {list(image_size)}", fix=fix)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         item = dict(data)

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["resize_smoothly"]
+from mtl_med.errors import UsageError
+
+__all__ = ["axis_lengths", "resize_smoothly"]
+
+
+def axis_lengths(lengths: Sequence[int], name: str, fix: str) -> tuple[int, ...]:
+    """Lengths of an image's axes as whole numbers.
+
+    Args:
+        lengths: of each axis.
+        name: of the option that they were given by.
+        fix: what the user can do.
+
+    Raises:
+        UsageError: no list, or a number in it that is no whole one of at least 1.
+    """
+    if not isinstance(lengths, Sequence) or isinstance(lengths, str):
+        raise UsageError(f"{name} is {lengths!r}, expected a whole number for each axis", fix=fix)
+    if not all(isinstance(length, Real) and float(length).is_integer() and length >= 1 for length in lengths):
+        raise UsageError(f"{name} is {list(lengths)}, expected whole numbers of at least 1", fix=fix)
+    return tuple(int(length) for length in lengths)
 
 
 def resize_smoothly(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from monai.transforms import Compose, EnsureTyped, MapTransform, Randomizable, S
 from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.pipelines import read_steps
-from mtl_med.loading.resizing import resize_smoothly
+from mtl_med.loading.resizing import axis_lengths, resize_smoothly
 from mtl_med.loading.transforms import RandIntensityd, RandMirrord
 from mtl_med.tasks import Task, as_tasks
 
@@ -36,9 +36,10 @@ class ResizeVolumed(Transform):
     """
 
     def __init__(self, volume_size: Sequence[int]) -> None:
-        self.volume_size = tuple(int(length) for length in volume_size)
-        if len(self.volume_size) != 3 or min(self.volume_size) < 1:
-            raise UsageError(f"volume_size is {list(volume_size)}", fix="Give three numbers, such as (96, 96, 96)")
+        fix = "Give three numbers, such as (96, 96, 96)"
+        self.volume_size = axis_lengths(volume_size, "volume_size", fix)
+        if len(self.volume_size) != 3:
+            raise UsageError(f"volume_size is {list(volume_size)}", fix=fix)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = torch.as_tensor(data["image"]).as_subclass(torch.Tensor)

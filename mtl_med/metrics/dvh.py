@@ -51,6 +51,11 @@ class DvhMetric:
         return f"{self.kind}_{self.amount:g}{'' if (self.kind, self.of) == ('D', '%') else self.of}"
 
     @property
+    def label(self) -> str:
+        """As people write it, and `parse` reads it: `D95%`, `D0.1cc`, `V20Gy`, `V95%`, `mean`."""
+        return f"{self.kind}{self.amount:g}{self.of}" if self.kind in ("D", "V") else self.kind
+
+    @property
     def needs_prescription(self) -> bool:
         """Whether it has no meaning without a prescription."""
         return (self.kind == "V" and self.of == "%") or (self.kind not in ("V", "volume") and self.unit == "%")

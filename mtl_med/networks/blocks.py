@@ -205,9 +205,10 @@ def between(x: Tensor, norm: nn.Module, act: nn.Module, convolve: nn.Module, cou
     Args:
         count: of batches that the norm tells apart, one behind the other.
     """
+    noting_nothing = NotingNothing(norm)
 
     def activated_again() -> Tensor:
-        with torch.no_grad(), NotingNothing(norm):
+        with torch.no_grad(), noting_nothing:
             return act(one_by_one(norm, x, count))
 
     y = one_by_one(norm, x, count)
@@ -231,7 +232,7 @@ def pooled(pool: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         pool: a maximum over blocks.
-        kept: of the shape, type and layout of `x`.
+        kept: of the shape and layout of `x`.
     """
     stand_in = kept.detach()
     with made_again(x, lambda: stand_in):

@@ -30,7 +30,7 @@ def full_precision(layer: nn.Linear | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tenso
             y = torch.baddbmm(bias.view(1, -1, 1), matrix.expand(len(x), -1, -1), tokens)
         else:
             y = nn.functional.linear(tokens.transpose(1, 2), matrix, bias).transpose(1, 2)
-        return y.reshape(len(x), -1, *x.shape[2:]).contiguous()
+        return y.reshape(len(x), len(weight), *x.shape[2:]).contiguous()
 
 
 def wide(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_med.errors import UsageError, nearest
-from mtl_med.parallel import at_least_one
+from mtl_med.parallel import at_least_one, worker_processes
 from mtl_med.prep.recipe import ReaderOptions, Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     redactor = Redactor(folders=[args.source] if args.source else []) if recipe.options.key else None
     with redacted(redactor):
         if args.check:
-            return _check(check_sources(recipe, args.source, args.limit))
+            with worker_processes(how.workers):
+                return _check(check_sources(recipe, args.source, args.limit))
         if args.merge:
             report = merge_shards(recipe, args.out)
         elif args.shard:

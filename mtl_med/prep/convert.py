@@ -112,7 +112,7 @@ def finished(folder: Path, digest: str) -> Case | None:
     """The case in `folder` when it came from a source with this hash and all its files are unchanged."""
     try:
         case = Case.read(folder)
-        if case.source_hash != digest or not (folder / QUALITY_FILE).is_file():
+        if (case.id, case.source_hash) != (folder.name, digest) or not (folder / QUALITY_FILE).is_file():
             return None
         whole = all(sha256_file(within(folder, item["path"])) == item["sha256"] for item in case.files.values())
     except (UsageError, OSError):

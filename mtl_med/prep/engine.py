@@ -123,7 +123,7 @@ def prepare(recipe: Recipe, source: str | Path, out: str | Path, how: How = _DEF
     with worker_processes(how.workers):
         sources = find_sources(recipe, source, how.limit)
         with open_study(out, source, recipe.dataset) as earlier:
-            _require_same_identities(recipe, out)
+            _require_same_identities(out, hidden=recipe.options.key is not None)
             report, cases = _convert_all(sources, recipe, out, how)
             others = _whole(kept_cases(earlier, sources))
             report.manifest = Manifest.build(recipe.dataset, out, [*cases, *others], recipe.classes)
@@ -144,13 +144,15 @@ def prepare_shard(recipe: Recipe, source: str | Path, out: str | Path, shard: Sh
 
     Raises:
         NothingFoundError: `source` holds no such data.
-        UsageError: `out` lies in `source`, or another run of this shard writes there.
+        UsageError: `out` lies in `source`, holds cases with names where these have none or the other way round, or
+            another run of this shard writes there.
         OutputError: `out` cannot be written.
     """
     started = time.time()
     source, out = Path(source).resolve(), Path(out).resolve()
     with worker_processes(how.workers):
         sources = find_sources(recipe, source, how.limit)
+        _require_same_identities(out, hidden=recipe.options.key is not None)
         with open_shard(out, source, shard):
             splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
             report, cases = _convert_all(sources, recipe, out, how, shard)
@@ -189,6 +191,7 @@ def merge_shards(recipe: Recipe, out: str | Path) -> Report:
     require_shards(out)
     with open_study(out, None, recipe.dataset) as earlier:
         merged = merge(out, recipe.dataset)
+        _require_same_identities(out, hidden=merged.deidentified)
         others = _whole(kept_cases(earlier, merged.sources(out)))
         report = Report(
             Manifest.build(recipe.dataset, out, [*merged.cases, *others], recipe.classes),
@@ -196,8 +199,10 @@ def merge_shards(recipe: Recipe, out: str | Path) -> Report:
             merged.skipped,
             merged.failed,
         )
-        _write(report, recipe, {"shards": merged.shards, "started": _clock(started)}, started)
-        review_names(report, recipe)
+        told = {"shards": merged.shards, "started": _clock(started), "deidentified": merged.deidentified}
+        _write(report, recipe, told | ({"command": []} if merged.deidentified else {}), started)
+        if not merged.deidentified:  # what structures without a known name were called stands in the sources alone
+            review_names(report, recipe)
     return report
 
 
@@ -249,8 +254,12 @@ def _whole(kept: Sequence[Case]) -> list[Case]:
     return [case for case in kept if not found[case.id]]
 
 
-def _require_same_identities(recipe: Recipe, out: Path) -> None:
+def _require_same_identities(out: Path, *, hidden: bool) -> None:
     """Refuse to put cases with and without names into one study.
+
+    Args:
+        out: the study folder.
+        hidden: whether the cases of this run have none.
 
     Raises:
         UsageError: it would.
@@ -261,8 +270,8 @@ def _require_same_identities(recipe: Recipe, out: Path) -> None:
     fields = read_json(record, "Choose another --out, or remove it if you know how the study was made")
     if not isinstance(fields, dict):
         raise UsageError("is no record of a run", where=record, fix="Choose another --out")
-    earlier, now = bool(fields.get("deidentified")), recipe.options.key is not None
-    if earlier != now:
+    earlier = bool(fields.get("deidentified"))
+    if earlier != hidden:
         told = "with" if earlier else "without"
         raise UsageError(f"holds a study that was made {told} --deidentify", where=out, fix="Choose another --out")
 

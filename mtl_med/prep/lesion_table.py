@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ __all__ = ["LesionTable", "Row"]
 _COLUMNS = {"lesion_id": "lesion_id", "dx": "diagnosis", "dx_type": "confirmed_by"}  # column -> field of a Row
 _NEEDED = ("lesion_id", "image_id", "dx")
 _UNKNOWN = ("", "unknown", "nan", "na")
+_OLDEST_YEARS = 120
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Row:
 
     @property
     def age_years(self) -> float | None:
-        """The age; None where there is no number."""
+        """The age; None where there is no number, or one that is no age of a person."""
         try:
             years = float(self.age)
         except ValueError:
             return None
-        return years if math.isfinite(years) else None
+        return years if 0 <= years <= _OLDEST_YEARS else None
 
     @property
     def measures(self) -> dict[str, float]:
@@ -109,6 +109,9 @@ class LesionTable:
             self.remarks.setdefault(image, []).append("its row stands in the table twice")
         else:
             self.rows[image] = row
+            if row.age_years is None and row.age.lower() not in _UNKNOWN:
+                told = f"age '{row.age}' is no number from 0 to {_OLDEST_YEARS}, and counts as unknown"
+                self.remarks.setdefault(image, []).append(told)
         if not row.lesion_id:
             self.faults[image] = "has no lesion_id in the table, so that no split can be told"
 

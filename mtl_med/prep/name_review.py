@@ -27,6 +27,9 @@ _FORMULA = ("=", "+", "-", "@", "'")
 def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Callable[[str], Iterable[str]]) -> int:
     """Write the names that nothing is known of, the most frequent first; what a person filled in earlier stays.
 
+    Decisions that were passed back are no longer unknown. Their rows stay too, at the end: the list may be the only
+    place where they stand, and the next run needs them again.
+
     The originals are what clinicians typed, and may tell who a patient is: see `mtl_med.prep.identity`.
 
     Args:
@@ -48,6 +51,8 @@ def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Ca
             times[name] += 1
             cases.setdefault(name, []).append(case_id)
     filled = read_review(path) if path.is_file() else {}
+    decided = [name for name in filled if name not in times]
+    told = _told(path) if decided else {}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -57,6 +62,7 @@ def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Ca
         near = " or ".join(suggest(name)) if number < _SUGGESTED else ""
         row = (name, times[name], ids, near, filled.get(name, ""))
         writer.writerow([_guarded(str(cell)) for cell in row])
+    writer.writerows([_guarded(cell) for cell in (*told[name], filled[name])] for name in decided)
     write_text(path, "\ufeff" + text.getvalue())  # without the mark, spreadsheets would break every umlaut
     return len(times)
 
@@ -77,11 +83,21 @@ def read_review(path: Path) -> dict[str, str]:
             continue
         key, value = row[original].removeprefix("'"), row[name].strip().removeprefix("'")
         where = f"{path}, row {number}"
+        if not key.strip():
+            why = "Structures without one can be anything"
+            raise UsageError(f"'{value}' is for no original name", where=where, why=why, fix="Empty the row")
         if safe_name(value) != value:
             raise UsageError(f"'{value}' cannot be a name", where=where, fix="Use letters, digits, _ and -")
         if found.setdefault(key, value) != value:
             raise UsageError(f"'{key}' has two names: {found[key]} and {value}", where=where, fix="Keep one of them")
     return found
+
+
+def _told(path: Path) -> dict[str, list[str]]:
+    """Original -> what a list says of it in all columns but the last."""
+    head, *rows = _rows(path)
+    cells = [dict(zip(head, (cell.removeprefix("'") for cell in row), strict=False)) for row in rows]
+    return {row["original"]: [row.get(name, "") for name in _COLUMNS[:-1]] for row in cells if "original" in row}
 
 
 def _rows(path: Path) -> list[list[str]]:

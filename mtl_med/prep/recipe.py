@@ -11,6 +11,7 @@ from typing import Any
 
 from mtl_med.errors import UsageError, nearest
 from mtl_med.files import read_json, sha256_bytes, sha256_file, shipped
+from mtl_med.prep.name_review import read_review
 
 __all__ = ["ReaderOptions", "Recipe", "Rule", "StructureFact", "load_recipe", "recipe_names"]
 
@@ -86,9 +87,14 @@ class ReaderOptions:
 
     @property
     def digest(self) -> str:
-        """Hash of all that changes what a case becomes; of files their content, not where they lie."""
+        """Hash of all that changes what a case becomes; of files their content, not where they lie.
+
+        Of a review list, which every run writes again, only the decisions count.
+        """
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         fields |= {name: sha256_file(path) for name in ("table", "key") if (path := fields[name]) is not None}
+        if self.table is not None and self.table.suffix.lower() == ".csv":
+            fields["table"] = sorted(read_review(self.table).items())
         return sha256_bytes(json.dumps(fields, sort_keys=True).encode())
 
 

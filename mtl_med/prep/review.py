@@ -36,7 +36,9 @@ def review_names(report: Report, recipe: Recipe, sources: Sequence[Source] = ())
     root = report.manifest.root
     path = root / REVIEW_FILE
     table = table_of(recipe)
-    unmatched: dict[str, Iterable[str]] = {case.id: read_quality(case).unmatched for case in report.manifest}
+    unmatched: dict[str, Sequence[str]] = {
+        case.id: _with_letters(read_quality(case).unmatched) for case in report.manifest
+    }
     if recipe.options.key is not None:
         path = root.parent / f"{root.name}.{REVIEW_FILE}"
         unmatched = {source.id: unknown_names(source, recipe, table) for source in sources}
@@ -52,4 +54,9 @@ def unknown_names(source: Source, recipe: Recipe, table: NameTable) -> list[str]
         structures = READERS[recipe.reader].structures(source)
     except CaseError:
         return []  # said by the case itself
-    return [name for name, kind in structures if not table.match(name, kind).matched]
+    return _with_letters(name for name, kind in structures if not table.match(name, kind).matched)
+
+
+def _with_letters(names: Iterable[str]) -> list[str]:
+    """Names without the empty ones, which say nothing that could be decided about: the case's notes tell of those."""
+    return [name for name in names if name.strip()]

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mtl_med.errors import OutputError, UsageError
-from mtl_med.files import read_json, sha256_bytes, within
+from mtl_med.files import json_fault, read_json, sha256_bytes, within
 from mtl_med.manifest import Case
 from mtl_med.prep.convert import PREP_VERSION
 from mtl_med.prep.raw import Source
+from mtl_med.prep.splits import SPLITS_OF_GROUP
 from mtl_med.prep.study import LOCK_NAME, STAGING_PREFIX, hold, is_staged_file, keep_apart, staged_case
 from mtl_med.prep.wholeness import missing
 from mtl_med.provenance import write_record
@@ -27,7 +28,14 @@ from mtl_med.provenance import write_record
 __all__ = ["Merged", "Shard", "ShardCase", "merge", "open_shard", "plan_digest", "require_shards", "write_shard"]
 
 AnySource = TypeVar("AnySource", bound=Source)
+_RUN_AGAIN = "Run that shard again"
 _RECORD = re.compile(r"run-(\d+)of(\d+)\.json")
+_FIELDS = {  # of a record, as far as a merge needs them
+    "dataset": str,
+    "plan": str,
+    "deidentified?": bool,
+    "cases": {...: {"group": str, "split": str, "source_hash?": str, "failure?": str, "converted?": bool}},
+}
 _RANDOM_PART = 9  # a staging folder's name ends in `-` and the eight letters of tempfile
 
 
@@ -169,11 +177,13 @@ class Merged:
         cases: the finished cases, sorted by id.
         outcomes: id -> what became of each case, sorted by id.
         shards: number of shards.
+        deidentified: whether their cases go by pseudonyms.
     """
 
     cases: tuple[Case, ...]
     outcomes: dict[str, ShardCase]
     shards: int
+    deidentified: bool = False
 
     @property
     def converted(self) -> list[str]:
@@ -221,7 +231,8 @@ def merge(out: Path, dataset: str) -> Merged:
     for lock in out.glob(f"{LOCK_NAME}-*of*"):
         lock.unlink(missing_ok=True)
     ordered = tuple(sorted(cases, key=lambda case: case.id))
-    return Merged(ordered, dict(sorted(outcomes.items())), shards=len(records))
+    hidden = any(fields["deidentified"] for fields in records.values())
+    return Merged(ordered, dict(sorted(outcomes.items())), shards=len(records), deidentified=hidden)
 
 
 def _records(out: Path, dataset: str) -> dict[Shard, dict[str, Any]]:
@@ -255,12 +266,16 @@ def _records(out: Path, dataset: str) -> dict[Shard, dict[str, Any]]:
 
 def _record(path: Path) -> dict[str, Any]:
     """The fields of a record that a merge needs, with a ShardCase for each case."""
-    fields = read_json(path)
+    fields = read_json(path, _RUN_AGAIN)
+    if fault := json_fault(fields, _FIELDS):
+        raise UsageError(f"is no record of a shard: {fault}", where=path, fix=_RUN_AGAIN)
     try:
         cases = {case_id: ShardCase(**item) for case_id, item in fields["cases"].items()}
-        return {"dataset": str(fields["dataset"]), "plan": str(fields["plan"]), "cases": cases}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError("is no record of a shard", where=path, fix="Run that shard again") from error
+    except TypeError as error:
+        raise UsageError(f"is no record of a shard: {error}", where=path, fix=_RUN_AGAIN) from error
+    if unknown := next((case.group for case in cases.values() if case.group not in SPLITS_OF_GROUP), None):
+        raise UsageError(f"is no record of a shard: there is no group {unknown!r}", where=path, fix=_RUN_AGAIN)
+    return {name: fields.get(name, False) for name in ("dataset", "plan", "deidentified")} | {"cases": cases}
 
 
 def _case(out: Path, case_id: str, outcome: ShardCase, shard: Shard) -> Case:

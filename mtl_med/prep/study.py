@@ -124,7 +124,10 @@ def _earlier_cases(out: Path, dataset: str) -> list[Case]:
     cases = []
     for item in fields["cases"]:
         try:
-            cases.append(Case.read(within(out, item["folder"])))
+            case = Case.read(within(out, item["folder"]))
+            if case.id != case.folder.name:
+                raise UsageError(f"is damaged: 'id' is {case.id!r}", where=case.folder / "case.json")
+            cases.append(case)
         except UsageError as error:
             log.warning("a case of the earlier study is not used: %s", error)
     return cases

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from errno import EACCES, ENOTDIR
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +22,7 @@ from mtl_med.files import atomic_path, read_json, safe_name, write_text
 from mtl_med.parallel import map_cases
 from mtl_med.provenance import write_record
 from mtl_med.report.case_builder import Place, build_case, head_of
-from mtl_med.report.case_page import CaseInputs, CaseSummary, Options, Script
+from mtl_med.report.case_page import CaseInputs, CaseSummary, Cell, Options, Script
 from mtl_med.report.cohort import cohort_sections, tiles
 from mtl_med.report.headline import badness, headline, ranked_by
 from mtl_med.report.kinds import REPORTS
@@ -32,6 +34,7 @@ __all__ = ["Report", "build_report"]
 _log = logging.getLogger(__name__)
 _STAGE = "report"
 _PACKAGES = ("numpy", "matplotlib", "jinja2")
+_SCRATCH = ".tmp-"  # stays behind where a report was killed
 _OURS = ("cases", "viewer", "index.html", "report.html")
 
 
@@ -65,6 +68,22 @@ class _Job:
 class _Made:
     summary: CaseSummary
     scripts: tuple[Script, ...] = ()  # of a single file; in a folder they are written already
+
+
+class _Scripts:
+    """Scripts of a single file as the cases bring them; what all pages share, megabytes each time, is kept once."""
+
+    def __init__(self) -> None:
+        self.kept: list[Script] = []
+        self._shared: set[str] = set()
+
+    def add(self, scripts: Sequence[Script]) -> None:
+        """Those of another fragment."""
+        for script in scripts:
+            if script.place != "report" or script.name not in self._shared:
+                self.kept.append(script)
+            if script.place == "report":
+                self._shared.add(script.name)
 
 
 def build_report(
@@ -109,17 +128,21 @@ def build_report(
     }
     # Written first, by which a report that was interrupted is known as one and may be written anew.
     write_record(out / "run.json", _STAGE, {**asked, "finished": False}, _PACKAGES)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
+    with tempfile.TemporaryDirectory(dir=out, prefix=_SCRATCH) as folder:
         scratch = Path(folder)
         outcomes = map_cases(partial(_make, out, scratch), jobs, workers=options.workers, label=_STAGE)
-        made = [outcome.value or _not_made(job, outcome.failure) for job, outcome in zip(jobs, outcomes, strict=True)]
-        summaries = [item.summary for item in made]
+        summaries, scripts = [], _Scripts()
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            made = outcome.value or _not_made(job, outcome.failure)
+            summaries.append(made.summary)
+            scripts.add(made.scripts)
         rest = [_listed(inputs.of_case(cases[case])) for case in order[len(chosen) :]]
         cohort = _cohort(inputs, [*summaries, *rest], ranked)
         if options.single_file:
             path = out / "report.html"
             bodies = [scratch / _fragment_name(job.place) for job in jobs]
-            _write_single(path, inputs, cohort, bodies, [script for item in made for script in item.scripts])
+            scripts.add(cohort.scripts)
+            _write_single(path, inputs, cohort, bodies, scripts.kept)
         else:
             path = out / "index.html"
             write_text(path, "".join(document(_title(inputs), [cohort.html], cohort.scripts)))
@@ -149,7 +172,7 @@ def _ranking(inputs: Inputs) -> tuple[str, list[str], dict[str, Place]]:
     ranked = ranked_by(list(cells.values()))
     order = sorted(cells, key=lambda case: -badness(cells[case], ranked))  # sorting keeps the study's order of equals
     columns = dict.fromkeys(name for own in cells.values() for name in own)
-    medians = {name: _median([own[name].value for own in cells.values() if name in own]) for name in columns}
+    medians = {name: _median([own[name] for own in cells.values() if name in own]) for name in columns}
     pages = _addresses(order)
     places = {
         case: Place(
@@ -170,8 +193,9 @@ def _within(place: Place, pages: Mapping[str, str]) -> Place:
     return place if place.better in pages.values() else replace(place, better="")
 
 
-def _median(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and not math.isnan(value)]
+def _median(cells: Sequence[Cell]) -> float:
+    """Of the numbers; NaN of classes, whose value is there to sort them."""
+    known = [cell.value for cell in cells if cell.number and cell.value is not None and not math.isnan(cell.value)]
     return median(known) if known else math.nan
 
 
@@ -239,7 +263,7 @@ def _cohort(inputs: Inputs, summaries: Sequence[CaseSummary], ranked: str) -> Fr
         notes.append(("bad", "These predictions were made on another study than the one they are scored against."))
     if first.evaluation.failures:
         count = len(first.evaluation.failures)
-        told = f"{count} {'case' if count == 1 else 'cases'} could not be scored and are in the list alone."
+        told = f"{count} {'case' if count == 1 else 'cases'} could not be scored: first in the list, and in no score."
         notes.append(("bad", told))
     page = Page(_title(inputs), lead, "index", tiles(inputs, summaries), notes)
     return fragment(page, cohort_sections(inputs, summaries, ranked), single=inputs.options.single_file)
@@ -249,26 +273,32 @@ def _write_single(
     path: Path, inputs: Inputs, cohort: Fragment, bodies: Sequence[Path], scripts: Sequence[Script]
 ) -> None:
     """One document of all parts, each read when it is written: they may be large together."""
-    once: dict[object, Script] = {}
-    for number, script in enumerate([*cohort.scripts, *scripts]):
-        once.setdefault(script.name if script.place == "report" else (number, script.name), script)
     parts = (body.read_text(encoding="utf-8") for body in bodies if body.is_file())
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
-        for text in document(_title(inputs), chain([cohort.html], parts), list(once.values())):
+        for text in document(_title(inputs), chain([cohort.html], parts), scripts):
             stream.write(text)
 
 
 def _refuse_others(out: Path) -> None:
-    """Refuse to write into a folder that holds something else.
+    """Refuse to write into a folder that holds something else, or where nothing can be written: before the work.
 
     Raises:
-        UsageError: it does.
+        UsageError: it holds something else.
+        OutputError: it cannot be written or looked into.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+    try:
+        place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        if place != out and not place.is_dir():
+            raise NotADirectoryError(ENOTDIR, f"{place.name} is a file")
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, "no permission")
+        if place != out or (out.is_dir() and not any(out.iterdir())):
+            return
+    except OSError as error:
+        raise _cannot_write(out, error) from error
     record: Any = None
     if (out / "run.json").is_file():
         try:
@@ -283,11 +313,14 @@ def _clear(out: Path) -> None:
     """Remove what an earlier report left, so that no page of another case stays."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in _OURS:
-            path = out / name
+        for path in (*(out / name for name in _OURS), *out.glob(f"{_SCRATCH}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix="Choose another --out") from error
+        raise _cannot_write(out, error) from error
+
+
+def _cannot_write(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write: {error.strerror or error}", where=out, fix="Choose another --out")

@@ -80,7 +80,7 @@ def part(inputs: CaseInputs) -> Part:
         sections.insert(4, _section("gamma", "Gamma index", lambda: _gamma(page, cells)))
     turned = goals_turned(page)
     if turned is not None:
-        cells["goals turned"] = number_cell(turned, 0, mark="warning" if turned else "")
+        cells["discordant goals"] = number_cell(turned, 0, mark="warning" if turned else "")
     warnings = unlike.unlike_warnings(page.case, measured, prepared.training)
     warnings += [f"{side.name}: {side.gap}" for side in page.sides if side.dose is None]
     notes = dict.fromkeys(note for side in page.known if side.dose for note in side.dose.notes)

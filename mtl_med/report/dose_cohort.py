@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mtl_med.manifest import Case
 from mtl_med.metrics.dose import TARGET_METRICS
+from mtl_med.metrics.dvh import DvhMetric
 from mtl_med.metrics.rows import Row
 from mtl_med.metrics.summary import dvh_summaries
 from mtl_med.report.case_page import Block, Figure, Line, Section, Table, Text
@@ -52,7 +53,7 @@ def _dvh_blocks(inputs: Inputs, tables: dict[str, list[Row]], errors: Mapping[st
     rows: list[Line] = [
         [
             item.structure,
-            item.metric.replace("_", " "),
+            DvhMetric.parse(item.metric).label,
             number_cell(item.planned_gy),
             number_cell(item.predicted_gy),
             number_cell(item.difference_gy, signed=True),
@@ -101,7 +102,7 @@ def _plots(errors: Mapping[str, Errors]) -> list[Figure]:
 
 
 def _of_target(label: str) -> bool:
-    return any(label.endswith(f" {metric.replace('_', ' ')}") for metric in TARGET_METRICS)
+    return any(label.endswith(f" {DvhMetric.parse(metric).label}") for metric in TARGET_METRICS)
 
 
 def _errors(rows: Sequence[Row]) -> Errors:
@@ -113,7 +114,7 @@ def _errors(rows: Sequence[Row]) -> Errors:
     }
     found: Errors = {}
     for item in dvh_summaries(rows):
-        label = f"{item.structure} {item.metric.replace('_', ' ')}"
+        label = f"{item.structure} {DvhMetric.parse(item.metric).label}"
         for (structure, metric, case), value in doses.items():
             if (structure, metric) == (item.structure, f"{item.metric}_true"):
                 predicted = doses.get((structure, f"{item.metric}_predicted", case), math.nan)

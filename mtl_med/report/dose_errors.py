@@ -101,7 +101,7 @@ def _planes(page: DosePage, centre: tuple[int, ...], text: str) -> Figure:
         washes.append(Wash("planned dose", page.plan.dose_gy, "dose", outlines))
     if page.predicted is not None:
         title = f"predicted dose ({plain(page.sides[1].name, 24)})"
-        washes.append(Wash(title, page.predicted.dose_gy, "dose", {} if predicted else outlines, predicted))
+        washes.append(Wash(title, page.predicted.dose_gy, "dose", page.outlined_and_not_predicted, predicted))
     if page.plan is not None and page.predicted is not None:
         washes.append(Wash("predicted - planned", page.difference_gy, "difference", outlines))
     top = max(float(side.dose.dose_gy.max()) for side in page.known if side.dose is not None) or 1.0
@@ -156,10 +156,11 @@ def band_blocks(page: DosePage) -> list[Block]:
         table.append([label, *values])
         bars.append((label, over, under, signed))
     steep = f"planned dose changes by {STEEP_PERCENT_PER_MM:g} % of the reference per mm or more"
+    region = "the possible-dose mask" if page.case.has("mask_dose") else "all voxels with a known dose"
     caption = (
-        f"Predicted minus planned in the possible-dose mask, by planned dose in % of {reference:g} Gy ({what}); "
-        f"gradient: {steep}. Overdose and underdose are means over all voxels of the region; their difference is the "
-        "signed error."
+        f"Predicted ({page.sides[1].name}) minus planned in {region}, by planned dose in % of {reference:g} Gy "
+        f"({what}); gradient: {steep}. Overdose and underdose are means over all voxels of the region; their "
+        "difference is the signed error."
     )
     worst = max((bar for bar in bars if not math.isnan(bar[3])), key=lambda bar: abs(bar[3]), default=None)
     alt = "Bars of mean over- and underdose by band of planned dose."
@@ -169,7 +170,7 @@ def band_blocks(page: DosePage) -> list[Block]:
         f"Mean of what is too high and of what is too low where the planned dose lies within so many % of "
         f"{reference:g} Gy ({what}), and where it falls steeply; the diamond is their sum, the signed error."
     )
-    heads = ["planned dose", "signed error, Gy", "overdose, Gy", "underdose, Gy", "voxels, % of the mask"]
+    heads = ["planned dose", "signed error, Gy", "overdose, Gy", "underdose, Gy", "voxels, % of all these"]
     figure = Figure(alt=alt, caption=told_by, data=band_plot(bars), line_art=True)
     return [figure, Table(caption, heads, table)]
 
@@ -214,7 +215,7 @@ def gamma_blocks(page: DosePage, gamma: Gamma) -> list[Block]:
     )
     local = "each voxel's own planned dose" if options.local else f"{options.normalisation_gy:.2f} Gy (global)"
     criteria = (
-        f"{text}: {options.dose_percent:g} % of {local}, {options.distance_mm:g} mm, where "
+        f"{page.sides[1].name}: {text}: {options.dose_percent:g} % of {local}, {options.distance_mm:g} mm, where "
         f"{options.cutoff_percent:g} % or more is planned. The plan is the reference."
     )
     values_of: list[list[Cell | str]] = [
@@ -230,6 +231,11 @@ def gamma_blocks(page: DosePage, gamma: Gamma) -> list[Block]:
     return [
         Text(criteria),
         Figure(alt=f"Gamma map. {text}.", caption=caption, data=png(figure, _DPI)),
-        Table("Gamma of the voxels that were evaluated", ["measure", "value", "unit"], values_of),
+        Table(
+            f"Gamma of the voxels that were evaluated. {options.max_gamma:g} and more count as {options.max_gamma:g}: "
+            "mean and max are rather too low, the pass rate is not touched.",
+            ["measure", "value", "unit"],
+            values_of,
+        ),
         Table(told_by, ["parameter", "value"], parameters),
     ]

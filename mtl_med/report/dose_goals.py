@@ -80,15 +80,13 @@ def goal_blocks(page: DosePage) -> list[Block]:
     turned = goals_turned(page)
     if turned is not None:
         decided = sum(r.met is not None for r in found[page.sides[1].name])
-        text = f"Plan and prediction disagree about {turned} of {decided} goals that can be told."
+        text = f"Plan and {page.sides[1].name} disagree about {turned} of {decided} goals that can be told."
         blocks.insert(0, Text(text, "warning" if turned else ""))
-    if preset.fractionation and page.case.fractions is None:
-        blocks.append(
-            Text(f"The limits hold for {preset.fractionation}. The fractions of this case are not known.", "")
-        )
-    elif preset.fractionation and page.case.fractions and page.case.prescription_gy:
-        each = page.case.prescription_gy / page.case.fractions
-        blocks.append(Text(f"The limits hold for {preset.fractionation}. This case: {each:.2f} Gy per fraction."))
+    about, otherwise = preset.about_fractions(page.case.prescription_gy, page.case.fractions)
+    if otherwise:
+        blocks.insert(0, Text(about, "warning"))
+    elif about:
+        blocks.append(Text(about))
     blocks += [Text(f"{side.name}: no goal can be told. {side.gap}", "bad") for side in lacking]
     return blocks
 
@@ -119,7 +117,7 @@ def _goal_text(result: GoalResult) -> Cell:
     detail = CONVENTION if metric.kind == "D" else ""
     if metric.needs_prescription:
         detail = f"{detail}, % of the prescription" if detail else "% of the prescription"
-    text = result.goal.text.replace("_", "").replace(">=", "\N{GREATER-THAN OR EQUAL TO}")
+    text = result.goal.text.replace(">=", "\N{GREATER-THAN OR EQUAL TO}")
     return Cell(text.replace("<=", "\N{LESS-THAN OR EQUAL TO}"), detail=detail)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from mtl_med.metrics.dvh import DvhMetric
 from mtl_med.metrics.rows import Row
 from mtl_med.report.case_page import Block, Cell, Figure, Table, Text
 from mtl_med.report.dose_sides import CONVENTION, PLAN, DosePage, Side
@@ -90,7 +91,7 @@ def _metric_tables(page: DosePage) -> Iterator[Table]:
 
 def _heading(metric: str) -> str:
     unit = "%" if metric.startswith("V_") else "Gy"
-    name = metric.replace("_", "") + ("%" if metric.startswith("D_") and "cc" not in metric else "")
+    name = DvhMetric.parse(metric).label
     return f"{name}, {unit} ({CONVENTION})" if metric.startswith("D_") else f"{name}, {unit}"
 
 
@@ -111,7 +112,8 @@ def _metric_cell(side: Side, planned: Side | None, name: str, metric: str) -> Ce
     detail = ""
     if planned is not None and side is not planned and (name, metric) in planned.rows:
         # Rounded before it is shown: nobody wants to read of minus zero.
-        detail = told(round(value - planned.rows[name, metric].value, 1) + 0.0, 1, signed=True)
+        difference = round(value - planned.rows[name, metric].value, 1) + 0.0
+        detail = told(difference, 1, signed=difference != 0)
     if row is not None and "smaller" in row.convention:
         detail = f"{detail} smaller than that: lowest dose".strip()
     return number_cell(value, 1, detail="" if math.isnan(value) else detail)

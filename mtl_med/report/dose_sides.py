@@ -109,6 +109,11 @@ class DosePage:
         """The masks of what is outlined in pictures: all but the patient's outline."""
         return _Chosen(self.masks, [name for name in self.masks if self.case.structures[name].kind != "external"])
 
+    @property
+    def outlined_and_not_predicted(self) -> Mapping[str, NDArray]:
+        """Of these what has no predicted outline to be drawn in its place, such as the targets."""
+        return _Chosen(self.masks, [name for name in self.outlined if name not in self.predicted_structures])
+
     @cached_property
     def ct(self) -> NDArray[np.float32] | None:
         """(X, Y, Z) HU; None where the case has none that fits."""

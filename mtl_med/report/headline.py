@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from mtl_med.metrics.dvh import DvhMetric
 from mtl_med.metrics.rows import Row
 from mtl_med.report.case_page import Cell
 from mtl_med.report.numbers import number_cell, told
@@ -35,7 +36,7 @@ def _dose(rows: Sequence[Row]) -> dict[str, Cell]:
         name = metric.removesuffix("_true")
         error = found.get((structure, f"{name}_predicted"), math.nan) - value
         if metric.endswith("_true") and not math.isnan(error):
-            errors[f"{structure} {name.replace('_', ' ')}"] = error
+            errors[f"{structure} {DvhMetric.parse(name).label}"] = error
     if errors:
         worst = max(errors, key=lambda name: abs(errors[name]))
         cells["worst DVH error, Gy"] = Cell(

@@ -54,16 +54,18 @@ def find_evaluation(
             continue
         try:
             fields = read_json(record)
-            fault = json_fault(fields, _RECORD) or _misfit(fields, path, predictions, manifest, split)
+            fault = json_fault(fields, _RECORD) or _misfit(fields, path, record, predictions, manifest, split)
             if not fault:
                 return _evaluation(path, fields, manifest), f"{path}"
         except UsageError as error:
             fault = str(error)
-        notes.append(f"The scores in {path} are not used and were computed again: {fault}.".replace("..", "."))
+        notes.append(f"The scores in {path} are not used and were computed again: {fault.removesuffix('.')}.")
     return None, ""
 
 
-def _misfit(fields: dict[str, Any], path: Path, predictions: Path, manifest: Manifest, split: str | None) -> str:
+def _misfit(
+    fields: dict[str, Any], path: Path, record: Path, predictions: Path, manifest: Manifest, split: str | None
+) -> str:
     """Why the table cannot be that of the predictions; "" where nothing speaks against it."""
     if Path(fields["predictions"]).resolve() != predictions.resolve():
         return "they are of other predictions"
@@ -76,8 +78,9 @@ def _misfit(fields: dict[str, Any], path: Path, predictions: Path, manifest: Man
     if fields["hashes"].get(path.name) != sha256_file(path):
         return "the table was changed after it was written"
     written = path.stat().st_mtime_ns
-    others = (file for file in predictions.rglob("*") if file.is_file() and file != path and FOLDER not in file.parts)
-    if any(file.stat().st_mtime_ns > written for file in others):
+    own = (path, record)
+    others = (file for file in predictions.rglob("*") if file.is_file() and file not in own)
+    if any(file.stat().st_mtime_ns > written for file in others if FOLDER not in file.relative_to(predictions).parts):
         return "predictions were written after it"
     return ""
 

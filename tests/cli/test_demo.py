@@ -107,7 +107,8 @@ def test_the_table_shows_both_scores(tmp_path: Path, monkeypatch: pytest.MonkeyP
     dice = [Row("a", "oar", "SpinalCord", name, value, "1") for name, value in [("dice", 0.75), ("hd95", 2.0)]]
     dice.append(Row("a", "oar", "SpinalCord", "surface_dice_2mm", 0.5, "1"))
     write_rows(tmp_path / "metrics.csv", rows(3.0, 2.5) + dice)
-    write_rows(tmp_path / "baseline.csv", rows(8.0, 2.0))
+    (tmp_path / "baseline").mkdir()
+    write_rows(tmp_path / "baseline" / "metrics.csv", rows(8.0, 2.0))
     monkeypatch.setattr(DoseDemo, "_pictures", lambda self: [])
     text = "\n".join(DoseDemo(tmp_path).result())
     assert "Result on 1 phantom patients, which say nothing about real ones: CTAN after 3.5 minutes" in text
@@ -154,9 +155,9 @@ def test_a_demo_of_classes_runs_from_beginning_to_end(tmp_path: Path, monkeypatc
     words = ["demo", "--bundle", "ham10000_lesion_classification", "--out", str(tmp_path / "demo"), "--workers", "1"]
     assert cli.main([*words, "--minutes", "0.02"]) == 0
     said = capsys.readouterr().out
-    assert "[5/5] score the network" in said and "diagnosis: balanced accuracy" in said
+    assert "[6/6] make pages to look at" in said and "diagnosis: balanced accuracy" in said
     shown = [line for line in said.splitlines() if str(tmp_path) in line]
-    assert len(shown) == 6
+    assert len(shown) == 7
     for line in shown:
         for path in line.rpartition(": ")[2].split(", "):
             assert Path(path).exists(), line

@@ -194,6 +194,15 @@ class TestArguments:
         assert {line["row"] for line in lines(out / "scores.csv")} == {"stl", "ctan, ct+ptv: 2/3"}
 
 
+@pytest.mark.parametrize("below", ["", "a/b"], ids=["itself", "below"])
+def test_results_cannot_lie_in_a_file(compare, words: Words, out: Path, capsys, below: str) -> None:
+    out.write_text("a table of mine")
+    words[words.index(out)] = out / below
+    assert compare(*words) == 2
+    assert f"--out: {out} is a file. Give a folder" in capsys.readouterr().err
+    assert out.read_text() == "a table of mine"
+
+
 class TestFailure:
     def test_one_failure_stops_no_other(self, compare, words: Words, out: Path, study: Path, capsys) -> None:
         (study / "fail_ctan_0").touch()

@@ -84,6 +84,17 @@ def test_files_give_values_that_can_be_worked_out_by_hand(files, tmp_path, capsy
     )
 
 
+def test_alpha_beta_of_the_command_counts_before_that_of_the_goals(files, tmp_path, capsys):
+    words = ["--dose", files / "dose.nii.gz", "--structures", files / "masks", "--goals", "prostate"]
+    words += ["--fractions", "5", "--alpha-beta-gy", "Rectum=4", "PTV*=8"]
+    _, rows = _dvh(tmp_path / "dvh.csv", *words)
+    told = {row.structure: row.convention for row in rows if row.metric == "eqd2_mean"}
+    assert "alpha/beta 4 Gy" in told["Rectum"] and "alpha/beta 8 Gy" in told["PTV_7000"]
+    assert _value(rows, "Rectum", "eqd2_mean") == pytest.approx((20 + 400 / 5 / 4) / 1.5)
+    printed = capsys.readouterr().out
+    assert "note: This case has 14.00 Gy per fraction: met or not met says little here." in printed
+
+
 def test_a_study_gives_what_evaluate_counts(tiny_study, tmp_path):
     code, rows = _dvh(tmp_path / "dvh.csv", tiny_study, "--convention", "linear", "--metrics", "D99%", "D1%")
     assert code == 4, "one case of the study has no dose"
@@ -182,6 +193,8 @@ def test_bad_input_gets_one_clear_sentence(files, tiny_study, tmp_path, capsys):
         ("--dose", dose, "--structures", masks, "--prescription-gy", "PTV=70"): (5, "Did you mean PTV_7000"),
         ("--dose", dose, "--structures", masks, "--prescription-gy", "x"): (2, "no dose in Gy"),
         ("--dose", dose, "--structures", masks, "--alpha-beta-gy", "3"): (2, "needs a name"),
+        ("--dose", dose, "--structures", masks, "--alpha-beta-gy", "Rectm=3"): (2, "Did you mean Rectum"),
+        ("--dose", dose, "--structures", masks, "--alpha-beta-gy", "Rectum=x"): (2, "Such as Rectum=3"),
         ("--dose", dose, "--structures", masks, "--metrics", "V20"): (2, "no DVH metric"),
         ("--dose", dose, "--structures", masks, "--goals", "prostat"): (2, "Did you mean prostate"),
         ("--dose", dose, "--structures", masks, "--fractions", "0"): (2, "--fractions"),

@@ -62,6 +62,15 @@ def test_files(doses, capsys):
     assert _values(doses / "g.csv", "high")["gamma_voxels"] == 1.0
 
 
+def test_voxels_beyond_the_judged_dose_are_told(doses, capsys):
+    half = Grid((4, 7, 6), GRID.affine)
+    write_nifti(doses / "half.nii.gz", np.full(half.shape, 50.0, np.float32), half)
+    words = ["gamma", str(doses / "plan.nii.gz"), str(doses / "half.nii.gz"), "--out", str(doses / "g.csv"), *QUICK]
+    assert main(words) == 0
+    missed = int(_values(doses / "g.csv", "half")["gamma_voxels_out_of_reach"])
+    assert missed and f"note: half: {missed} voxels above the cutoff lie beyond" in capsys.readouterr().out
+
+
 def test_a_study_and_one_of_its_cases(tiny_study, tmp_path, capsys):
     for case in Manifest.read(tiny_study).cases[:2]:
         dose, grid = read_nifti(case.path("dose"))

@@ -142,6 +142,36 @@ def test_presets_of_both_sites():
     assert load_preset("head_and_neck").alpha_beta("PTV70", "target") == 10.0
 
 
+def test_alternatives_and_secondary_sources_say_so():
+    """RTOG 0225 lets one of two limits do; a limit that was read in another paper is told as such."""
+    goals = {(goal.structure, goal.metric.label): goal.source for goal in load_preset("head_and_neck").goals}
+    for structure, metrics in {"SpinalCord": ("max", "D1cc"), "Brainstem": ("max", "D1%")}.items():
+        assert all("one of both is enough" in goals[structure, metric] for metric in metrics)
+    # No variation of PTV70: 95 % of it at 70 Gy or more, 99 % at 65.1, at most 20 % at 77, at most 5 % at 80.5.
+    targets = {label for (structure, label), source in goals.items() if structure == "PTV*" and "0225" in source}
+    assert targets == {"D95%", "D99%", "V110%", "V115%"}
+    femur = next(goal for goal in load_preset("prostate").goals if goal.structure == "Femur_Head_L")
+    assert femur.source.startswith("secondary source")
+
+
+def test_a_percentage_of_the_volume_is_no_volume_in_cc():
+    assert _goal("D1%", "<", 60.0).text == "D1% < 60 Gy"
+    assert _goal("D_1", "<", 60.0).text == "D1% < 60 Gy" and _goal("D1cc", "<", 60.0).text == "D1cc < 60 Gy"
+    for text in ("D95%", "D0.1cc", "V20Gy", "V95%", "mean", "volume"):
+        metric = DvhMetric.parse(text)
+        assert metric.label == text and DvhMetric.parse(metric.label) == metric
+
+
+@pytest.mark.parametrize(
+    ("gy", "fractions", "otherwise"),
+    [(78.0, 39, False), (79.2, 44, False), (70.0, 33, False), (36.25, 5, True), (60.0, 20, True), (None, 5, False)],
+)
+def test_limits_of_another_fractionation_are_told(gy, fractions, otherwise):
+    text, found = load_preset("prostate").about_fractions(gy, fractions)
+    assert found is otherwise and "about 2 Gy per fraction" in text
+    assert ("not known" if gy is None else f"{gy / fractions:.2f} Gy per fraction") in text
+
+
 GOOD = {"structure": "Cord", "metric": "max", "comparison": "<=", "limit": 45, "source": "a paper"}
 
 
@@ -182,6 +212,9 @@ def test_files_that_are_no_preset(tmp_path):
         ({"goals": [{"structure": "Cord"}]}, "lacks comparison, limit, metric, source"),
         ({"alpha_beta_gy": [{"structure": "Cord"}]}, "gy"),
         ({"alpha_beta_gy": [{"structure": "Cord", "gy": 0}]}, "gy"),
+        ({"gy_per_fraction": 2}, r"\[lowest, highest\]"),
+        ({"gy_per_fraction": [2.2, 1.8]}, "Lowest first"),
+        ({"gy_per_fraction": [0, 2]}, "above 0"),
     ):
         with pytest.raises(UsageError, match=match):
             load_preset(_written(tmp_path, **fields))

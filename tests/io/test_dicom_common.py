@@ -44,6 +44,13 @@ def make(header: Dataset, seed: str = "") -> Dataset:
     )
 
 
+def test_blanks_within_an_id_stay(header: Dataset) -> None:
+    """An archive tells patients apart by them."""
+    header.PatientID, header.AccessionNumber = "AB  12", "7  1"
+    made = make(header)
+    assert (made.PatientID, made.AccessionNumber) == ("AB  12", "7  1")
+
+
 def test_patient_study_and_frame_are_those_of_the_ct(header: Dataset) -> None:
     made = make(header)
     assert (made.PatientName, made.PatientID, made.PatientBirthDate, made.PatientSex) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from mtl_med.errors import CaseError, GeometryError, NothingFoundError
@@ -106,3 +107,26 @@ def test_images_of_two_sizes(tmp_path: Path) -> None:
     write_ct(tmp_path / "b", shape=(8, 8, 3))
     with pytest.raises(GeometryError, match="differs from other images of its CT in size"):
         find_ct_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "what"),
+    [("PatientID", "patient"), ("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame of reference")],
+)
+def test_images_of_two_patients(tmp_path: Path, keyword: str, what: str) -> None:
+    """What is written takes its identity from one image, which must be that of all."""
+    write_ct(tmp_path)
+    path = sorted(tmp_path.iterdir())[-1]
+    image = pydicom.dcmread(path)
+    setattr(image, keyword, "1.2.3")
+    image.save_as(path)
+    with pytest.raises(CaseError, match=rf"{path.name}: belongs to another {what} than other images of its CT series"):
+        find_ct_series(tmp_path)
+
+
+def test_a_series_that_cannot_be_used_beside_one_that_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_ct(tmp_path / "planning")
+    write_ct(tmp_path / "scout", SeriesInstanceUID="1.2.9", FrameOfReferenceUID=None, shape=(8, 8, 3))
+    assert list(find_ct_series(tmp_path)) == [SERIES_UID]
+    assert "a CT series cannot be used and was passed over" in caplog.text
+    assert "has no FrameOfReferenceUID" in caplog.text

@@ -97,6 +97,31 @@ def test_what_the_file_says(highdicom: str, tmp_path: Path, ct: CtReference) -> 
     assert used <= {item.sop_uid for item in ct.slices}
 
 
+def test_left_and_right_are_told_by_code(highdicom: str, require_judge, tmp_path: Path, ct: CtReference) -> None:
+    """A viewer that shows codes must not show two heads of femur that are one and the same."""
+    mask = masks()["PTV60"]
+    write_seg(
+        tmp_path / "seg.dcm", dict.fromkeys(("Femur_Head_L", "Femur_Head_R", "PTV_L", "Bladder"), mask), ct.grid, ct
+    )
+    found = {}
+    for item in pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence:
+        kind = item.SegmentedPropertyTypeCodeSequence[0]
+        sides = kind.get("SegmentedPropertyTypeModifierCodeSequence", [])
+        found[item.SegmentLabel] = [kind.CodeValue, *((side.CodeValue, side.CodeMeaning) for side in sides)]
+    assert found["Femur_Head_L"] == ["2812003", ("7771000", "Left")]
+    assert found["Femur_Head_R"] == ["2812003", ("24028007", "Right")]
+    assert [len(found[name]) for name in ("PTV_L", "Bladder")] == [1, 1]
+    assert dciodvfy_errors(require_judge("dciodvfy"), tmp_path / "seg.dcm") == []
+
+
+def test_no_structure_with_a_voxel(
+    highdicom: str, tmp_path: Path, ct: CtReference, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_seg(tmp_path / "seg.dcm", {"x": np.zeros(SHAPE), "y": np.zeros(SHAPE)}, ct.grid, ct)
+    assert not any(mask.any() for mask in decoded(tmp_path / "seg.dcm", ct).values())
+    assert not caplog.records
+
+
 def test_an_enhanced_ct(highdicom: str, require_judge, tmp_path: Path) -> None:
     judge = require_judge("dciodvfy")
     write_ct(tmp_path / "ct", enhanced=True)

@@ -90,6 +90,19 @@ def test_masks_that_leave_the_ct(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert not mask_on_slices(np.zeros((4, 4, 4)), Grid((4, 4, 4), np.eye(4)), ct).any()
 
 
+@pytest.mark.parametrize(("beyond_mm", "is_lost"), [(3.0, True), (1.4, False)])
+def test_a_last_slice_that_the_ct_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, beyond_mm: float, is_lost: bool
+) -> None:
+    """A whole slice less is told; a grid that juts out by less than half a voxel loses nothing."""
+    write_ct(tmp_path)
+    (ct,) = find_ct_series(tmp_path).values()
+    affine = np.array(ct.grid.affine)
+    affine[2, 3] += beyond_mm
+    mask_on_slices(np.ones(SHAPE), Grid(SHAPE, affine), ct, name="Bladder")
+    assert ("Bladder reaches 1 voxels beyond the CT; that part of it is lost" in caplog.text) == is_lost
+
+
 def test_a_mask_of_another_shape_than_its_grid(tmp_path: Path) -> None:
     write_ct(tmp_path)
     (ct,) = find_ct_series(tmp_path).values()

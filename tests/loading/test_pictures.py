@@ -130,6 +130,15 @@ def test_validation_and_inference_see_the_same_image(items: list[dict], picture_
     )
 
 
+@pytest.mark.parametrize(
+    "items_of", [lambda study: study_items(study, "fit", TASKS[:1], "ct"), lambda s: input_items(s, "ct")]
+)
+def test_inputs_that_no_photograph_has_are_told_once(picture_study: Path, caplog, items_of) -> None:
+    with pytest.raises(UsageError, match=r"no case has 'ct', which inputs 'ct' are read from\. Use inputs 'rgb', or"):
+        items_of(picture_study)
+    assert not caplog.records
+
+
 def test_a_folder_of_photographs(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.jpeg", "notes.txt", ".hidden.png", "scan.nii.gz"):
         (tmp_path / name).write_bytes(b"")

@@ -138,11 +138,14 @@ def test_no_attention_without_masks(method: str, small_network: Make, pixel_task
     assert set(small_network(method, pixel_tasks)(torch.randn(1, 2, 16, 16, 16), return_attention=True)) == set(OTHER)
 
 
-def test_a_stage_without_masks_kept_teaches_the_same(small_network: Make, pixel_tasks: dict) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen norms"])
+def test_a_stage_without_masks_kept_teaches_the_same(small_network: Make, pixel_tasks: dict, frozen: bool) -> None:
     """Computed again in the backward pass: outputs, gradients and the norms' running statistics are equal."""
     image, found = torch.randn(2, 2, 32, 32, dtype=torch.float64), []
     for again in (False, True):
         network = small_network("ctan", pixel_tasks, 2, checkpoint_masks=again).double()
+        for norm in (each for each in network.modules() if frozen and isinstance(each, nn.BatchNorm2d)):
+            norm.eval()
         outputs = network(image)
         sum(output.square().sum() for output in outputs.values()).backward()
         gradients = {name: parameter.grad for name, parameter in network.named_parameters()}

@@ -215,3 +215,60 @@ def test_what_is_made_again_is_not_kept() -> None:
         y.fill_(7)  # a tensor that was kept would be missed, or would spoil the result
     torch.testing.assert_close(torch.autograd.grad(z.sum(), x)[0], 2 * (4 * x + (2 * x).cos()).detach())
     assert len(calls) == 1
+
+
+def test_views_of_what_is_made_again_are_not_kept_either() -> None:
+    x = torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)  # the view below has the very shape of x
+    weight = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    y = x * 2
+    with made_again(y, lambda: (x * 2).detach(), users=2):
+        z = (y.movedim(1, -1) @ weight) * y.movedim(1, -1).square()
+    with torch.no_grad():
+        y.fill_(7)
+    expected = ((2 * x).movedim(1, -1) @ weight) * (2 * x).movedim(1, -1).square()
+    for ours, theirs in zip(
+        torch.autograd.grad(z.sum(), [x, weight]), torch.autograd.grad(expected.sum(), [x, weight]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_made_again_has_the_type_of_what_was_there() -> None:
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    y = x * 1
+    with made_again(y, lambda: y.detach().float()):  # as a norm may give under autocast
+        z = nn.MaxPool2d(2)(y)
+    torch.testing.assert_close(torch.autograd.grad(z.sum(), x)[0].sum().item(), 8.0)
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["channels-last", "contiguous"])
+def test_a_pooling_block_keeps_as_little_in_either_layout(channels_last: bool) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    block = PooledBottleneck(2, 8, 4, norm="batch").to(memory_format=layout)
+    y = block(torch.randn(2, 8, 6, 6).to(memory_format=layout))
+    kept, nodes, seen = [], [y.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+        raw = [getattr(node, name) for name in dir(node) if name.startswith("_raw_saved_")]
+        kept += [saved.data for saved in raw if isinstance(getattr(saved, "data", None), Tensor)]
+    small = {saved.data_ptr() for saved in kept if saved.numel() == 2 * 4 * 6 * 6}
+    assert len(small) == 4, "what enters the two inner norms, the result, and the places of its maxima"
+
+
+@pytest.mark.parametrize("frozen", ["bn1", "bn2", "bn3"])
+def test_a_pooling_block_in_training_with_a_frozen_norm(frozen: str) -> None:
+    block = PooledBottleneck(2, 3, 2, norm="batch").double()
+    norm = getattr(block[0], frozen).eval()
+    norm.running_mean.fill_(0.3)
+    norm.running_var.fill_(2.0)
+    x = sample(2)
+    expected = block[1](block[0](x))
+    weights = torch.randn_like(expected)
+    theirs = torch.autograd.grad((expected * weights).sum(), [x, *block.parameters()])
+    loss = (block(x) * weights).sum()
+    block.eval()  # between the passes the network may go over to evaluation
+    torch.testing.assert_close(torch.autograd.grad(loss, [x, *block.parameters()]), theirs)
+    assert norm.running_mean.unique().tolist() == [0.3]

@@ -139,3 +139,9 @@ def test_deep_supervision_begins_at_the_prior_and_scale_too(pixel_tasks: dict) -
     for i in (1, 2):
         found = outputs[f"oar/deep{i}"].sigmoid().mean((0, 2, 3, 4)).tolist()
         assert found == pytest.approx([0.5, 0.01, 0.001], rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["stl", "ctan"])
+def test_no_image_gives_no_prediction(method: str) -> None:
+    network = create_network(method, {"dose": {"kind": "regression"}}, 2, 1, channels=(4, 6), bottleneck=8).eval()
+    assert network(torch.zeros(0, 1, 32, 32))["dose"].shape == (0, 1, 32, 32)

@@ -127,6 +127,35 @@ def test_a_name_that_is_not_known_goes_to_a_person_and_back(prep: Prep, phantom,
     assert case.structures["Rectum"].kind == "oar"
 
 
+def test_a_list_that_is_filled_in_in_part_is_heeded_by_every_later_run(
+    prep: Prep, phantom, tmp_path: Path, capsys
+) -> None:
+    """Each run writes the list again, where it was passed back from: decisions stay, and nothing is converted anew."""
+    style = DicomStyle(names={"Rectum": "Enddarm neu 3", "Bladder": "Hb leer"})
+    write_dicom_study(phantom, tmp_path / "raw", options=style, patient_id="A")
+    assert prep(tmp_path / "raw") == 0
+    review = tmp_path / "study" / "names_review.csv"
+    lines = review.read_text(encoding="utf-8-sig").splitlines()
+    review.write_text("\n".join(line + "Rectum" if line.startswith("Enddarm") else line for line in lines))
+    for told in ("1 converted, 0 skipped", "0 converted, 1 skipped", "0 converted, 1 skipped"):
+        capsys.readouterr()
+        assert prep(tmp_path / "raw", "--structures", review) == 0
+        assert told in capsys.readouterr().out
+        (case,) = Manifest.read(tmp_path / "study")
+        assert case.structures["Rectum"].original == "Enddarm neu 3"
+
+
+def test_a_structure_without_a_name_is_nothing_to_ask_about(prep: Prep, phantom, tmp_path: Path, capsys) -> None:
+    write_dicom_study(phantom, tmp_path / "raw", options=DicomStyle(names={"Rectum": ""}), patient_id="A")
+    assert prep(tmp_path / "raw") == 0
+    assert "not known" not in capsys.readouterr().out
+    assert not (tmp_path / "study" / "names_review.csv").exists()
+    (case,) = Manifest.read(tmp_path / "study")
+    assert any("has no name" in note for note in case.notes)
+    assert prep(tmp_path / "raw", "--check") == 0
+    assert "not known" not in capsys.readouterr().out
+
+
 class TestDeidentified:
     @pytest.fixture
     def planted(self, phantom, tmp_path: Path) -> tuple[Path, Truth]:
@@ -315,6 +344,19 @@ def test_grid_of_a_case_is_said_in_the_manifest(prep: Prep, clinic, tmp_path: Pa
     (case,) = Manifest.read(tmp_path / "study")
     assert isinstance(case.grid, Grid) and case.grid.axis_codes == "RAS"
     assert case.path("ct").is_file() and "dose" in case.tasks and "oar" in case.tasks
+
+
+def test_merged_shards_stay_without_names(prep: Prep, clinic, tmp_path: Path, capsys) -> None:
+    """A merge needs no key, and still says that the study has no names; nothing with names gets in afterwards."""
+    study = tmp_path / "study"
+    assert prep(clinic[0] / "monaco", "--deidentify", "--shard", "1/1") == 0
+    assert cli.main(["prep", "dicom_rt", "--out", str(study), "--merge"]) == 0
+    record = json.loads((study / "run.json").read_text())
+    assert record["deidentified"] is True and record["command"] == []
+    assert not (study / "names_review.csv").exists()
+    for words in ((), ("--shard", "1/1")):
+        assert prep(clinic[0] / "monaco", *words) == 2
+        assert "made with --deidentify" in capsys.readouterr().err
 
 
 def test_names_and_pseudonyms_do_not_mix(prep: Prep, clinic, tmp_path: Path, capsys) -> None:

@@ -85,6 +85,24 @@ def test_another_run_keeps_what_was_filled_in(tmp_path: Path) -> None:
     assert read_review(path) == {"Hüftpfanne": "Acetabulum_L"}
 
 
+def test_decisions_that_were_passed_back_stay_in_the_list(tmp_path: Path) -> None:
+    """The list that a run writes lies where the one with the decisions lay: it must not take them away."""
+    path = tmp_path / "names_review.csv"
+    write_review(path, UNKNOWN, lambda name: ["Heart"])
+    fill(path, {"Hüftpfanne": "Acetabulum_L", "'=1+1": "Femur_L"})
+    for _ in range(2):
+        assert write_review(path, {"p1": ["SpinalCord~"]}, lambda name: []) == 1
+        assert read_review(path) == {"Hüftpfanne": "Acetabulum_L", "=1+1": "Femur_L"}
+        assert [row["original"] for row in rows(path)] == ["SpinalCord~", "'=1+1", "Hüftpfanne"]
+        assert rows(path)[2] == {
+            "original": "Hüftpfanne",
+            "times": "1",
+            "cases": "p1",
+            "suggestion": "Heart",
+            "name": "Acetabulum_L",
+        }
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -92,6 +110,7 @@ def test_another_run_keeps_what_was_filled_in(tmp_path: Path) -> None:
         (b"a,b\n1,2\n", "has no columns"),
         (b"original,name\nX,a/b\n", "row 2: 'a/b' cannot be a name"),
         (b"original,name\nX,A\nY,\nX,B\n", "row 4: 'X' has two names: A and B"),
+        (b"original,name\n ,A\n", "row 2: 'A' is for no original name"),
         (b"original,name\nX," + b"y" * 200_000 + b"\n", "is no CSV file"),
     ],
 )

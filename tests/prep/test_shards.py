@@ -144,10 +144,18 @@ def test_a_case_that_is_not_as_its_shard_left_it_is_named_with_its_shard(study: 
         merge(study, "tiny")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"cases": []}', '{"cases": {"p0": {"x": 1}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"cases": []}', '{"cases": {"p0": {"x": 1}}}'),
+        '{"dataset": "tiny", "plan": "", "cases": {"p0": {"group": "train", "split": "fit", "x": 1}}}',
+        '{"dataset": "tiny", "plan": "", "cases": {"p0": {"group": "train", "split": "fit", "failure": 5}}}',
+        '{"dataset": "tiny", "plan": "", "cases": {"p0": {"group": "nobody", "split": "fit", "failure": "x"}}}',
+    ],
+)
 def test_a_damaged_record_is_one_sentence(study: Path, text: str) -> None:
     (study / "run-1of3.json").write_text(text)
-    with pytest.raises(UsageError, match=r"run-1of3.json: is no record of a shard"):
+    with pytest.raises(UsageError, match=r"run-1of3.json: is (no record|not valid JSON).*Run that shard again"):
         merge(study, "tiny")
 
 

@@ -148,6 +148,36 @@ def test_a_kept_case_that_is_not_whole_is_left_out_until_its_source_comes_again(
     assert tree(study) == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "pt_2"}, {"id": "elsewhere"}, {"split": "train"}, {"files": {"ct": {"path": "a\0", "sha256": ""}}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_finished_case_that_is_damaged_is_converted_again(
+    cohort, recipe: Recipe, tmp_path: Path, tree: Tree, changes: dict
+) -> None:
+    source, study = cohort(train=2), tmp_path / "study"
+    prepare(recipe, source, study)
+    before = tree(study)
+    path = study / "cases" / "pt_1" / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    report = prepare(recipe, source, study)
+    assert (report.converted, report.skipped) == (["pt_1"], ["pt_2"])
+    assert tree(study) == before
+
+
+def test_a_kept_case_with_the_name_of_another_is_left_out(
+    cohort, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, study = cohort(train=1, validation=1), tmp_path / "study"
+    prepare(recipe, source, study)
+    path = study / "cases" / "pt_201" / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "pt_1"}))
+    report = prepare(recipe, source / "train-pats", study)
+    assert [case.folder.name for case in report.manifest] == ["pt_1"]
+    assert "pt_201" in caplog.text and "'id' is 'pt_1'" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"measures": [], "oddities": [], "account": {}, "unmatched": {}}'])
 def test_a_finished_case_without_readable_findings_is_converted_again(
     cohort, recipe: Recipe, tmp_path: Path, tree: Tree, content: str

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from mtl_med import cli
-from mtl_med.errors import CaseError, NothingFoundError, UsageError
+from mtl_med.errors import CaseError, NothingFoundError, OutputError, UsageError
 from mtl_med.evaluation import evaluate
 from mtl_med.metrics.summary import overall
 from mtl_med.report import build_report
-from mtl_med.report.case_page import CaseInputs, Options, Part, Section, Table
+from mtl_med.report.build import _Scripts
+from mtl_med.report.case_page import CaseInputs, Options, Part, Script, Section, Table
 from mtl_med.report.kinds import REPORTS
 from mtl_med.report.sources import read_inputs
 from tests.report.cohort_study import IDS, PageParser, parse, write_cohort, write_predictions
@@ -201,6 +202,43 @@ def test_a_report_is_written_anew_and_nothing_else_is_written_over(made: Path, t
 
 
 @pytest.mark.usefixtures("quick_figures")
+def test_what_a_killed_report_left_is_removed(made: Path, tmp_path: Path) -> None:
+    options = Options(viewer=False, single_file=True)
+    build_report(made / "study", [made / "good" / "predictions"], tmp_path, options, limit=1)
+    (tmp_path / ".tmp-killed").mkdir()
+    (tmp_path / ".tmp-killed" / "a1.html.part").write_text("half")
+    (tmp_path / ".tmp-killedreport.html").write_text("half")
+    build_report(made / "study", [made / "good" / "predictions"], tmp_path, options, limit=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run.json"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_scored(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtl_med.report.build.read_inputs", lambda *args, **options: pytest.fail("scored"))
+    (tmp_path / "file").write_text("mine")
+
+    def build(out: Path) -> None:
+        build_report(made / "study", [made / "good" / "predictions"], out, QUICK)
+
+    with pytest.raises(OutputError, match="out: cannot write: file is a file. Choose another --out"):
+        build(tmp_path / "file" / "out")
+    with pytest.raises(UsageError, match="file: exists and holds no report"):
+        build(tmp_path / "file")
+    monkeypatch.setattr("mtl_med.report.build.os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(OutputError, match="out: cannot write: no permission"):
+        build(tmp_path / "out")
+
+
+def test_what_all_pages_share_is_kept_once() -> None:
+    shared, own = Script("niivue.js", "let a = 1;", place="report"), Script("own.js", "let b = 2;", place="case")
+    scripts = _Scripts()
+    for _ in range(3):
+        scripts.add([shared, own])
+    assert scripts.kept == [shared, own, own, own]
+
+
+@pytest.mark.usefixtures("quick_figures")
 def test_what_fails_in_a_case_is_a_gap_on_its_page_and_no_more(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +286,7 @@ def test_damaged_predictions_are_told_and_stop_nothing(made: Path, tmp_path: Pat
     assert report.cases[0].id == "a3" and "could not be scored" in report.cases[0].failures[0]
     index = parse(report.path)
     assert "1 could not be scored" in index.text and "3 cases scored" in index.text
+    assert "1 case could not be scored: first in the list, and in no score." in index.text
     assert index.text.index("a3 validation") < index.text.index("a2 validation")
     assert (tmp_path / "out" / "cases" / "a3.html").is_file()
     assert json.loads((tmp_path / "out" / "run.json").read_text())["failed"].keys() == {"a3"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from mtl_med.io.picture import encode_png
 from mtl_med.io.results import write_picture_prediction
 from mtl_med.manifest import Case, Manifest, Structure
 from mtl_med.report import classification_case, classification_cohort
+from mtl_med.report.build import _ranking
+from mtl_med.report.case_builder import build_case, head_of
 from mtl_med.report.case_page import Figure, Markup, Options, Part, Section, Table, Text
 from mtl_med.report.explained import explained_section
 from mtl_med.report.page import Page, fragment
@@ -83,6 +86,14 @@ class TestCase:
         assert "attends to" in attention.alt
         (table,) = blocks(part.sections, Table)
         assert [row[1].value for row in table.rows] == pytest.approx([0.7, 0.2, 0.1])
+
+    def test_its_head_gives_medians_of_numbers_alone(self, inputs: Inputs) -> None:
+        _, _, places = _ranking(inputs)
+        case = next(case for case in inputs.manifest if case.id == "i3")
+        page = build_case(replace(inputs, options=Options(viewer=False)).of_case(case), places["i3"])
+        details = {tile.text: tile.detail for tile in head_of(page, places["i3"]).tiles}
+        assert details["mel"] == "diagnosis (is nv)"
+        assert details["0.030"] == "diagnosis: probability of the true class; median of all 0.600"
 
     def test_a_wrong_one_is_a_warning(self, inputs: Inputs) -> None:
         part = of(inputs, "i3")

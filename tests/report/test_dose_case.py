@@ -13,15 +13,16 @@ from mtl_med.errors import CaseError
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import write_nifti
 from mtl_med.manifest import Structure
+from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.gamma import GammaOptions
-from mtl_med.report import dose_case
+from mtl_med.report import dose_case, dose_cohort, dose_errors
 from mtl_med.report.case_page import Cell, Figure, Table, Text
 from mtl_med.report.dose_errors import GAMMA_OPTIONS, band_blocks, picture_blocks
 from mtl_med.report.dose_goals import choose_preset, goal_blocks, goals_turned
 from mtl_med.report.dose_numbers import dvh_blocks, fraction_blocks, target_blocks
 from mtl_med.report.dose_sides import read_page
 from mtl_med.report.unlike import TrainingRanges
-from tests.report.dose_study import GRID, VOXEL_CC, doses, inputs, make_case, predict, row_of, texts
+from tests.report.dose_study import GRID, VOXEL_CC, Boxes, box, doses, inputs, make_case, predict, row_of, texts
 
 PRESET = load_preset("head_and_neck")
 SECTIONS = ["goals", "dvh", "dose-pictures", "dose-errors", "targets", "fractions", "unlike", "geometry"]
@@ -49,7 +50,7 @@ def tables(blocks):
 def test_all_sections(case, predicted):
     made = dose_case.part(replace(inputs(case, predicted), prepared={"regression": prepared()}))
     assert [section.key for section in made.sections] == SECTIONS
-    assert made.cells["goals turned"].text == "2" and made.facts == {"goals": "head_and_neck"}
+    assert made.cells["discordant goals"].text == "2" and made.facts == {"goals": "head_and_neck"}
     figures = [block for section in made.sections for block in section.blocks if isinstance(block, Figure)]
     assert len(figures) == 4 and all(figure.alt.endswith(".") for figure in figures)
     marked = [b.text for s in made.sections for b in s.blocks if isinstance(b, Text) and b.mark == "bad"]
@@ -65,12 +66,12 @@ def test_goals_by_hand(page):
     table = tables(goal_blocks(page))[0]
     assert table.columns == ["structure", "goal", "plan", "ctan", "source"]
     assert row_of(table, "SpinalCord", "max ≤ 45 Gy")[2:4] == ["44.00 Gy, met", "46.00 Gy, not met"]
-    assert row_of(table, "PTV70", "D95 ≥ 100 %")[2:4] == ["100.00 %, met", "97.14 %, not met"]
-    assert row_of(table, "PTV70", "D98 ≥ 95 %")[2:4] == ["100.00 %, met", "97.14 %, met"]
+    assert row_of(table, "PTV70", "D95% ≥ 100 %")[2:4] == ["100.00 %, met", "97.14 %, not met"]
+    assert row_of(table, "PTV70", "D98% ≥ 95 %")[2:4] == ["100.00 %, met", "97.14 %, met"]
     cells = {row[0] + str(row[1].text): row for row in table.rows}
     assert [cells["SpinalCordmax ≤ 45 Gy"][index].mark for index in (2, 3)] == ["good", "bad"]
     assert cells["SpinalCordmax ≤ 45 Gy"][3].detail == "plan: met"
-    assert cells["PTV70D95 ≥ 100 %"][1].detail == "cumulative, % of the prescription"
+    assert cells["PTV70D95% ≥ 100 %"][1].detail == "cumulative, % of the prescription"
     # The brainstem and others are no structures of this case: their goals are folded away.
     assert any(item.folded for item in tables(goal_blocks(page)))
 
@@ -90,7 +91,7 @@ def test_goals_tell_their_sources_and_why_not(page):
 def test_goals_turned_counts_both_ways(page):
     turned = [row for row in tables(goal_blocks(page))[0].rows if isinstance(row[3], Cell) and "plan:" in row[3].detail]
     # Target D95; cord max; nothing else: D1cc of the cord (1.44 cc) is 46 Gy of at most 50.
-    assert [(row[0], row[1].text) for row in turned] == [("PTV70", "D95 ≥ 100 %"), ("SpinalCord", "max ≤ 45 Gy")]
+    assert [(row[0], row[1].text) for row in turned] == [("PTV70", "D95% ≥ 100 %"), ("SpinalCord", "max ≤ 45 Gy")]
     assert goals_turned(page) == 2
 
 
@@ -131,6 +132,34 @@ def test_unknown_fractions_and_prescription(tmp_path, predicted):
     goals = tables(goal_blocks(page))[0]
     assert next(row for row in goals.rows if row[0] == "PTV70")[2].detail == "no prescription is known"
     assert "70 Gy (highest dose, since no prescription is known)" in texts(band_blocks(page))
+
+
+def test_goals_of_another_fractionation_are_warned_of_first(tmp_path, predicted):
+    first = goal_blocks(read_page(inputs(make_case(tmp_path, fractions=5), predicted), PRESET))[0]
+    assert first.mark == "warning" and "This case has 14.00 Gy per fraction" in first.text
+
+
+def test_targets_are_outlined_on_the_predicted_dose_too(case, tmp_path, monkeypatch):
+    """Organs as predicted, and what is not predicted as the study has it: its coverage is what one looks for."""
+    seen = []
+    monkeypatch.setattr(dose_errors, "draw_planes", lambda *words, **more: seen.append(words[2]))
+    monkeypatch.setattr(dose_errors, "png", lambda *_: b"\x89PNG\r\n\x1a\n")
+    cord = doses()[0] == 44
+    picture_blocks(read_page(inputs(case, predict(tmp_path, doses()[1], masks={"SpinalCord": cord})), PRESET))
+    predicted = seen[0][1]
+    assert list(predicted.outlines) == ["PTV70", "Larynx"] and list(predicted.dotted) == ["SpinalCord"]
+
+
+def test_what_is_of_one_prediction_alone_names_it(case, predicted, tmp_path):
+    page = read_page(inputs(case, predicted, predict(tmp_path, doses()[0])), PRESET)
+    assert tables(band_blocks(page))[0].caption.startswith("Predicted (ctan) minus planned in the possible-dose mask")
+    assert "Plan and ctan disagree about 2 of" in texts(goal_blocks(page))
+
+
+def test_a_difference_of_nothing_has_no_sign(case, tmp_path):
+    targets, _ = tables(dvh_blocks(read_page(inputs(case, predict(tmp_path, doses()[0])), PRESET)))
+    found = next(row for row in targets.rows if row[1] == "ctan")
+    assert {cell.detail for cell in found[3:]} == {"0.0"}
 
 
 def test_conformity_and_homogeneity(page):
@@ -227,6 +256,14 @@ def test_names_that_mean_something_elsewhere(tmp_path, predicted):
     assert [section.key for section in made.sections] == SECTIONS
 
 
+def test_dvh_metrics_of_the_cohort_say_percent_or_cc():
+    mask = box(Boxes.cord)
+    rows = dose_rows("p1", *doses(), box(Boxes.body), {"PTV": ("target", mask), "Cord": ("oar", mask)}, voxel_mm3=22.5)
+    labels = list(dose_cohort._errors(rows))
+    assert labels == ["PTV D99%", "PTV D95%", "PTV D1%", "Cord D0.1cc", "Cord mean"]
+    assert [dose_cohort._of_target(label) for label in labels] == [True] * 3 + [False] * 2
+
+
 def test_several_predictions_stand_side_by_side(case, predicted, tmp_path):
     page = read_page(inputs(case, predicted, predict(tmp_path, doses()[0])), PRESET)
     table = tables(goal_blocks(page))[0]
@@ -248,6 +285,7 @@ def test_gamma_prints_every_parameter(case, tmp_path, require_judge):
     assert made.cells["gamma 3 %/3 mm, %"].text == "100.0"
     blocks = next(section.blocks for section in made.sections if section.key == "gamma")
     values, parameters = tables(blocks)
+    assert "1.3 and more count as 1.3" in values.caption and "ctan: 100.0 % of" in texts(blocks)
     assert row_of(values, "gamma max")[1] == "0.67"  # 2 % of 70 Gy, at 3 %
     told = {row[0]: row[1] for row in parameters.rows}
     assert set(GammaOptions.__dataclass_fields__) <= set(told)

@@ -91,6 +91,12 @@ def test_marks_are_told_without_colour() -> None:
         assert words in page.text
 
 
+def test_marks_at_the_top_of_a_page_are_told_without_colour() -> None:
+    head = Page("t", "l", "p", [Cell("1", "bad", detail="missed")], [("warning", "look")])
+    text = PageParser(fragment(head, []).html).text
+    assert "✗ bad: 1 missed" in text and "! warning: look" in text
+
+
 def test_tables_name_their_rows_and_columns() -> None:
     _, page = rendered(Table("c", ("a", "b"), (("row", Cell("1", number=True, value=1.0)),), sortable=True, shown=3))
     assert [row["scope"] for row in page.all("th")] == ["col", "col", "row"]

@@ -66,6 +66,15 @@ def test_every_link_of_the_list_opens_a_page_without_a_fault(browser: Browser, h
         case.close()
 
 
+@pytest.mark.parametrize("name", ["index.html", "cases/*.html"])
+def test_a_narrow_window_scrolls_tables_and_not_the_page(browser: Browser, hostile: Path, name: str) -> None:
+    page = browser.open(next((hostile / "pages").glob(name)), width=390)
+    page.run(ALL_DRAWN)
+    assert page.run("[...document.querySelectorAll('.scroll')].some((item) => item.scrollWidth > item.clientWidth)")
+    assert page.run("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()
+
+
 def test_headings_sort_by_keyboard_and_mouse(browser: Browser, hostile: Path) -> None:
     page = opened(browser, hostile / "pages" / "index.html")
     values = (

@@ -59,6 +59,36 @@ def test_written_scores_are_read_and_are_those_of_an_evaluation(made: Path, copy
         assert found.evaluation.scored == fresh.scored == IDS
 
 
+def test_scores_within_the_folder_of_predictions_are_read(made: Path, copy: Path) -> None:
+    """Their record is written after them, and figures of explain/ at any time."""
+    for name in ("metrics.csv", "metrics.run.json"):
+        shutil.move(copy / name, copy / "predictions" / name)
+    os.utime(copy / "predictions" / "metrics.run.json", ns=(2**62, 2**62))
+    (copy / "predictions" / "a1" / "explain").mkdir()
+    (copy / "predictions" / "a1" / "explain" / "attention.png").write_bytes(b"")
+    os.utime(copy / "predictions" / "a1" / "explain" / "attention.png", ns=(2**62, 2**62))
+    assert predicted(made, copy).scores_from == str(copy / "predictions" / "metrics.csv")
+
+
+def test_a_newer_prediction_is_seen_below_a_folder_called_explain(made: Path, tmp_path: Path) -> None:
+    it = tmp_path / "explain" / "it"
+    shutil.copytree(made / "it", it)
+    change(it / "metrics.run.json", predictions=str(it / "predictions"))
+    touch_later(it)
+    assert "written after it" in predicted(made, it).notes[0]
+
+
+def test_the_path_of_scores_that_do_not_fit_is_told_as_given(
+    made: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("metrics.csv", "metrics.run.json"):
+        shutil.move(copy / name, copy / "predictions" / name)
+    edit_table(copy / "predictions")
+    monkeypatch.chdir(copy / "predictions")
+    notes = read_inputs(made / "study", [Path("../predictions")], Options()).predictions[0].notes
+    assert notes[0].startswith("The scores in ../predictions/metrics.csv are not used and were computed again: the")
+
+
 def edit_table(folder: Path) -> None:
     path = folder / "metrics.csv"
     path.write_text(path.read_text().replace("dose_score,1", "dose_score,0"))

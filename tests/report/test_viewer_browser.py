@@ -65,6 +65,19 @@ def test_opens_from_disk_and_asks_for_nothing(page: Page, tmp_path: Path) -> Non
     assert (tmp_path / "viewer.png").stat().st_size > 10_000
 
 
+def test_print_leaves_the_viewer_out_with_its_heading(
+    inputs: CaseInputs, browser: Browser, write_page: Callable[..., Path], tmp_path: Path
+) -> None:
+    section = viewer_section(inputs)
+    assert section is not None
+    page = browser.open(write_page(section, tmp_path))
+    shown = "document.querySelector('.viewer').closest('section').getClientRects().length"
+    assert page.run(shown) == 1
+    page.call("Emulation.setEmulatedMedia", media="print")
+    assert page.run(shown) == 0
+    page.close()
+
+
 @pytest.mark.parametrize(("plane", "count"), [("axial", 8), ("coronal", 6), ("sagittal", 6)])
 def test_values_under_the_cursor_are_those_of_the_files(page: Page, inputs: CaseInputs, plane: str, count: int) -> None:
     """20 voxels in all, each at the crosshair and under the pointer, against nibabel and NiiVue's own reading."""

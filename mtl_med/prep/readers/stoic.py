@@ -10,6 +10,7 @@ stoic2021.grand-challenge.org.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mtl_med.prep.shrink import block_grid, block_mean, factors_for
 from mtl_med.prep.stoic_table import COVID, SEVERE, PatientRow, read_reference
 from mtl_med.prep.target_grid import place_ct, spacing_grid
 from mtl_med.prep.turning import Box, part_of, turn_to_ras
+from mtl_med.prep.twins import identical_files, joined
 
 __all__ = ["StoicSource", "read", "scan"]
 
@@ -46,9 +48,11 @@ class StoicSource(Source):
 
     Args:
         row: what the table says.
+        remarks: sentences about what the folder holds besides.
     """
 
     row: PatientRow = field(default_factory=PatientRow)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,7 +84,13 @@ def scan(folder: Path, recipe: Recipe) -> list[StoicSource]:
             fix="Give the folder that holds data/ and metadata/ as published",
         )
     rows = read_reference(folder / _TABLE)
-    found = [_source(patient, volumes.get(patient, []), rows.get(patient), folder) for patient in {**volumes, **rows}]
+    twins = [[path.stem for path in same] for same in identical_files(paths[0] for paths in volumes.values())]
+    owners = joined(volumes, twins)
+    told = {patient: _twins_told(patient, same, rows) for same in twins for patient in same}
+    found = [
+        _source(patient, volumes.get(patient, []), rows.get(patient), folder, owners.get(patient, ""), told)
+        for patient in {**volumes, **rows}
+    ]
     return sorted(found, key=lambda source: (source.id not in volumes, *_natural(source.id)))
 
 
@@ -90,7 +100,22 @@ def _natural(patient: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
-def _source(patient: str, paths: list[Path], row: PatientRow | None, root: Path) -> StoicSource:
+def _twins_told(patient: str, same: Sequence[str], rows: Mapping[str, PatientRow]) -> tuple[str, ...]:
+    """Sentences about other patients with this one's very volume, whose labels may not be the same."""
+    others = {name: rows[name].stratum if name in rows else "no row in the table" for name in same if name != patient}
+    return tuple(
+        f"volume equals that of {name} byte by byte ({what}); both go to one split" for name, what in others.items()
+    )
+
+
+def _source(
+    patient: str,
+    paths: list[Path],
+    row: PatientRow | None,
+    root: Path,
+    owner: str,
+    remarks: Mapping[str, tuple[str, ...]],
+) -> StoicSource:
     fault = row.fault if row else "has a volume, but no row in metadata/reference.csv"
     if not paths:
         fault = f"has a row in metadata/reference.csv, but no volume {_VOLUMES.as_posix()}/{patient}.mha"
@@ -106,10 +131,12 @@ def _source(patient: str, paths: list[Path], row: PatientRow | None, root: Path)
         folder=root / _VOLUMES,
         files=(*paths, root / _TABLE),
         fault=fault,
+        patient=owner,
         stratum=row.stratum,
         account={"found": (told,)} if row.labels else {},
         root=root,
         row=row,
+        remarks=remarks.get(patient, ()),
     )
 
 
@@ -143,7 +170,7 @@ def read(source: Source, recipe: Recipe) -> RawCase:
         masks=masks,
         facts={LUNGS.name: LUNGS},
         measures=measures,
-        remarks=[*source.row.remarks, *([lungs.remark] if lungs.remark else [])],
+        remarks=[*source.remarks, *source.row.remarks, *([lungs.remark] if lungs.remark else [])],
         account={"converted": [_told(image, target, lungs)]},
         labels=dict(source.row.labels),
     )

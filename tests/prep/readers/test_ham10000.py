@@ -313,6 +313,16 @@ def test_rules_find_what_is_odd_about_photographs_and_rows(made, recipe, tmp_pat
         assert rule.replace("_", " ") in short_notes(case.notes), case.notes
 
 
+def test_an_age_that_nobody_has_is_told_and_unknown(made, recipe, tmp_path):
+    for age in ("-5", "121", "old", "NaN", "120"):
+        made.add(f"ISIC_{age}", age=age)
+    notes = {case.id: "; ".join(case.notes) for case in prepare(recipe, made.done(), tmp_path / "study").manifest}
+    for age in ("-5", "121", "old"):
+        assert f"age '{age}' is no number from 0 to 120, and counts as unknown" in notes[f"ISIC_{age}"]
+    assert "is no number" not in notes["ISIC_NaN"] + notes["ISIC_120"]
+    assert [name for name, told in notes.items() if "no_age" in told] == ["ISIC_-5", "ISIC_121", "ISIC_NaN", "ISIC_old"]
+
+
 def test_a_small_photograph_is_told(made, tmp_path):
     made.add("ISIC_a")
     (case,) = prepare(load_recipe("ham10000"), made.done(), tmp_path / "study").manifest

@@ -21,6 +21,7 @@ from mtl_med.phantoms import ChestPhantom, make_chest, write_stoic_cohort
 from mtl_med.prep.engine import How, prepare
 from mtl_med.prep.readers import stoic
 from mtl_med.prep.recipe import Recipe, load_recipe
+from mtl_med.prep.splits import assign_splits
 
 SHAPE = (48, 48, 36)
 PATIENTS = 10
@@ -313,6 +314,23 @@ def test_the_other_patients_go_through(chest: ChestPhantom, coarse: Recipe, tmp_
     assert sorted(path.name for path in (tmp_path / "study" / "cases").iterdir()) == ["10", "2"]
     limited = stoic.scan(raw, coarse)
     assert [item.id for item in limited] == ["2", "3", "4", "5", "10", "30", "6"], "those without a volume come last"
+
+
+def test_equal_volumes_are_told_and_their_patients_stay_together(
+    chest: ChestPhantom, coarse: Recipe, tmp_path: Path
+) -> None:
+    volumes = {f"{number}.mha": f"volume {number:02d}".encode() for number in range(10, 40)}
+    volumes |= {f"{number}.mha": packed(chest) for number in (1, 2)}
+    table = "".join(f"{number},{number % 2},0\n" for number in (1, 2, *range(10, 40)))
+    raw = write_raw(tmp_path / "raw", volumes, f"PatientID,probCOVID,probSevere\n{table}")
+    sources = {item.id: item for item in stoic.scan(raw, coarse)}
+    assert {item.id for item in sources.values() if item.remarks} == {"1", "2"}
+    assert (sources["1"].patient, sources["2"].patient, sources["10"].patient) == ("1", "1", "10")
+    for seed in range(20):
+        splits = assign_splits(sources.values(), coarse.fractions, seed)
+        assert splits["1"] == splits["2"]
+    expected = "volume equals that of 2 byte by byte (covid 0); both go to one split"
+    assert expected in stoic.read(sources["1"], coarse).remarks
 
 
 FOLDERS = {
