@@ -14,8 +14,9 @@ from typing import Any
 from mtl_med.comparison.fields import read_strict_json
 from mtl_med.comparison.settings import SEPARATOR, bundle_folder, merged
 from mtl_med.errors import EXIT_OK, EXIT_SOME_FAILED, MtlMedError, UsageError, nearest
+from mtl_med.tasks import as_tasks
 
-__all__ = ["add_arguments", "check_configs", "check_files", "check_keys", "run"]
+__all__ = ["add_arguments", "check_configs", "check_files", "check_keys", "check_tasks", "run"]
 
 _FILES = (
     *("LICENSE", "configs/metadata.json", "configs/train.json", "configs/evaluate.json", "configs/inference.json"),
@@ -39,17 +40,22 @@ def run(args: argparse.Namespace) -> int:
     root = bundle_folder(args.bundle)
     faults, hints = check_files(root)
     configs, broken = _read(root)
+    form: list[str] = []
     if not broken:
-        broken = [*check_configs(configs), *check_keys(configs)]
-    faults += broken
+        from mtl_med.check_network import check_form
+
+        broken = [*check_configs(configs), *check_tasks(configs)]
+        form = check_form(configs.get("metadata.json", {}))
+        broken += [] if form else check_keys(configs)
+    faults += [*broken, *form]
     told: list[str] = []
     if not broken and {"metadata.json", *_BASES} <= configs.keys():
         from mtl_med.check_network import check_arguments, check_outputs
 
         faults += check_arguments(configs)
-        told, wrong = check_outputs(root, configs["metadata.json"])
+        told, wrong = ([], []) if form else check_outputs(root, configs["metadata.json"])
         faults += wrong
-    if args.study is not None and "train.json" in configs:
+    if args.study is not None and "train.json" in configs and not check_tasks(configs):
         from mtl_med.check_network import check_study
 
         faults += check_study(args.study, configs["train.json"])
@@ -103,6 +109,7 @@ def check_configs(configs: Mapping[str, dict[str, Any]]) -> list[str]:
     """
     faults: dict[str, None] = {}
     base = configs.get("train.json", {})
+    of_base = {fault.what for fault in _config_faults(base, None, "train.json")} if base else set()
     for name, config in configs.items():
         if name == "metadata.json":
             continue
@@ -114,14 +121,20 @@ def check_configs(configs: Mapping[str, dict[str, Any]]) -> list[str]:
             except UsageError as error:
                 faults[str(UsageError(error.what, where=name, fix=error.fix))] = None
                 continue
-        found = [*_missing_ids(whole, name), *_unused_ids(whole, base if overlay else None, name)]
-        if "run" not in whole:
-            found.append(str(UsageError("there is no id 'run'", where=name, fix="Name the steps of the program by it")))
-        for step in _STEPS:
-            if not isinstance(whole.get(step, []), list):
-                found.append(str(UsageError(f"'{step}' is no list", where=name, fix="Put it into brackets")))
-        faults |= dict.fromkeys(found)
+        found = _config_faults(whole, base if overlay else None, name)
+        faults |= dict.fromkeys(str(fault) for fault in found if not overlay or fault.what not in of_base)
     return list(faults)
+
+
+def _config_faults(config: Mapping[str, Any], base: Mapping[str, Any] | None, name: str) -> Iterator[UsageError]:
+    """Faults of one config, an overlay already laid over its base."""
+    yield from _missing_ids(config, name)
+    yield from _unused_ids(config, base, name)
+    if "run" not in config:
+        yield UsageError("there is no id 'run'", where=name, fix="Name the steps of the program by it")
+    for step in _STEPS:
+        if not isinstance(config.get(step, []), list):
+            yield UsageError(f"'{step}' is no list", where=name, fix="Put it into brackets")
 
 
 def _texts(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -140,7 +153,7 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((where, match) for match in _REFERENCE.findall(text))
 
 
-def _missing_ids(config: Mapping[str, Any], name: str) -> Iterator[str]:
+def _missing_ids(config: Mapping[str, Any], name: str) -> Iterator[UsageError]:
     for where, wanted in _references(config):
         node: Any = config
         for part in SEPARATOR.split(wanted):
@@ -151,11 +164,11 @@ def _missing_ids(config: Mapping[str, Any], name: str) -> Iterator[str]:
                 node = node[int(part)]
             else:
                 fix = nearest(part, [key for key in known if not key.startswith("_")], 2) if known else "Check the id"
-                yield str(UsageError(f"'{where}' refers to '@{wanted}', which is not there", where=name, fix=fix))
+                yield UsageError(f"'{where}' refers to '@{wanted}', which is not there", where=name, fix=fix)
                 break
 
 
-def _unused_ids(config: Mapping[str, Any], base: Mapping[str, Any] | None, name: str) -> Iterator[str]:
+def _unused_ids(config: Mapping[str, Any], base: Mapping[str, Any] | None, name: str) -> Iterator[UsageError]:
     """Ids that an overlay brings and nothing uses, and those that look like a misspelt step.
 
     MONAI reads both in silence, and goes on as if they were not there.
@@ -167,7 +180,23 @@ def _unused_ids(config: Mapping[str, Any], base: Mapping[str, Any] | None, name:
         steps = difflib.get_close_matches(key, _STEPS, n=1, cutoff=_ALIKE)
         if steps or (base is not None and key not in base):
             fix = f"Did you mean {steps[0]}?" if steps else nearest(key, base or config, 2)
-            yield str(UsageError(f"nothing uses the id '{key}'", where=name, fix=fix))
+            yield UsageError(f"nothing uses the id '{key}'", where=name, fix=fix)
+
+
+def check_tasks(configs: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What cannot be meant by the tasks of train.json; what only MONAI can resolve is left to it."""
+    tasks = configs.get("train.json", {}).get("tasks", "@")
+    if any(text.startswith(("$", "@", "%")) for _, text in _texts(tasks)):
+        return []
+    where = "train.json: tasks"
+    try:
+        as_tasks(tasks)
+    except UsageError as error:
+        return [str(UsageError(error.what, where=where, why=error.why, fix=error.fix))]
+    except (AttributeError, TypeError, ValueError):  # of another form than that of tasks
+        fix = 'Write {"lesion": {"kind": "segmentation", "class_names": ["Lesion"]}}'
+        return [str(UsageError("is no object of tasks", where=where, fix=fix))]
+    return []
 
 
 def check_keys(configs: Mapping[str, dict[str, Any]]) -> list[str]:

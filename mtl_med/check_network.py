@@ -16,7 +16,7 @@ from mtl_med.loading import check_inputs
 from mtl_med.manifest import Manifest
 from mtl_med.tasks import Task, as_tasks
 
-__all__ = ["check_arguments", "check_outputs", "check_study"]
+__all__ = ["check_arguments", "check_form", "check_outputs", "check_study"]
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 _TOLERANCE = 1e-6
@@ -68,6 +68,53 @@ def _parameters(target: Any) -> set[str] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return {parameter.name for parameter in parameters}
+
+
+def check_form(metadata: Mapping[str, Any]) -> list[str]:
+    """What of network_data_format is of another form than the network can be held against.
+
+    Args:
+        metadata: content of metadata.json.
+    """
+    return [str(UsageError(what, where="metadata.json")) for what in _form_faults(metadata)]
+
+
+def _form_faults(metadata: Mapping[str, Any]) -> Iterator[str]:
+    form = metadata.get("network_data_format", {})
+    if not isinstance(form, dict):
+        yield "network_data_format is no object"
+        return
+    for part in ("inputs", "outputs", "post_processed_outputs"):
+        formats = form.get(part, {})
+        if not isinstance(formats, dict):
+            yield f"'{part}' is no object"
+            continue
+        for name, fields in formats.items():
+            where = f"'{part}#{name}'"
+            if isinstance(fields, dict):
+                yield from (f"{where} {fault}" for fault in _field_faults(fields, part == "inputs"))
+            else:
+                yield f"{where} is no object"
+
+
+def _field_faults(fields: Mapping[str, Any], is_input: bool) -> Iterator[str]:
+    """Ends of the sentences about one input or output."""
+    if is_input:
+        yield from (f"has no {key}" for key in ("num_channels", "spatial_shape", "channel_def") if key not in fields)
+        if str(fields.get("dtype", "float32")) not in _DTYPES:
+            yield f"has the unknown dtype {fields['dtype']}. {nearest(str(fields['dtype']), _DTYPES)}"
+    if not isinstance(fields.get("num_channels", 1), int):
+        yield f"has the num_channels {fields['num_channels']}, expected a whole number"
+    if not isinstance(fields.get("channel_def", {}), dict):
+        yield "has a channel_def that is no object"
+    sides = fields.get("spatial_shape", [])
+    if not isinstance(sides, list):
+        yield f"has the spatial_shape {sides}, expected a list"
+    elif is_input and not all(isinstance(side, int) and side > 0 for side in sides):
+        yield f"has the spatial_shape {sides}, expected whole numbers of at least 1"
+    ends = fields.get("value_range") or []
+    if not isinstance(ends, list) or len(ends) not in (0, 2) or not all(isinstance(end, int | float) for end in ends):
+        yield f"has the value_range {ends}, expected two numbers or none"
 
 
 def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -174,6 +221,8 @@ def _dtype(value: torch.Tensor) -> str:
 def check_study(study: str | Path, train: Mapping[str, Any]) -> list[str]:
     """Whether a study holds what the bundle trains on: splits, input, structures and classes."""
     try:
+        if not isinstance(train.get("tasks"), dict):
+            raise UsageError("'tasks' is no object, so that the study cannot be compared", where="train.json")
         manifest = Manifest.read(study)
         tasks = as_tasks(train["tasks"])
         check_inputs(str(train.get("inputs", "ct")), tasks)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mtl_med.loading.resizing import resize_smoothly
 from mtl_med.networks.attention_maps import task_masks
 from mtl_med.networks.multitask import MultiTaskNet
 from mtl_med.networks.stacked import split_stacked
+from mtl_med.networks.windows import window_lengths
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["IMAGE_MODES", "MixedInferer", "mixed_inferer"]
@@ -72,10 +74,7 @@ class MixedInferer(Inferer):
         maps_on: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_size) not in (2, 3):
-            raise UsageError(f"patch_size {list(patch_size)} is neither 2D nor 3D", fix="Give two or three numbers")
-        if not 0 <= overlap < 1:
-            raise UsageError(f"overlap is {overlap}", fix="Give a part of the window: at least 0 and less than 1")
+        self.patch_size = window_lengths(patch_size, overlap)
         if image_mode not in IMAGE_MODES:
             raise UsageError(f"unknown image_mode '{image_mode}'", fix=nearest(image_mode, IMAGE_MODES))
         if full_size is not None and (len(full_size) != len(patch_size) or min(full_size) < 1):
@@ -91,7 +90,6 @@ class MixedInferer(Inferer):
         self.tasks = as_tasks(tasks)
         self.pixel_tasks = tuple(task for task in self.tasks if task.is_pixel_level)
         self.image_tasks = tuple(task for task in self.tasks if not task.is_pixel_level)
-        self.patch_size = tuple(int(side) for side in patch_size)
         self.full_size = None if full_size is None else tuple(int(side) for side in full_size)
         self.image_mode = image_mode
         at_once = int(windows_at_once or _WINDOWS_AT_ONCE[len(self.patch_size)])
@@ -109,12 +107,15 @@ class MixedInferer(Inferer):
             task -> `(B, channels, *spatial)` in fp32 on the device of the maps, or `(B, classes)` logits in fp32.
 
         Raises:
-            UsageError: images of another number of dimensions, or a network that does not return these tasks.
+            UsageError: images of another number of dimensions, windows that the network refuses, or a network that does
+                not return these tasks.
         """
         image = self._checked(inputs)
 
         def look(window: Tensor) -> dict[str, Tensor]:
-            return self._outputs(network(window.to(inputs.dtype), *args, **kwargs), window)
+            with self._named(window, image):
+                made = network(window.to(inputs.dtype), *args, **kwargs)
+            return self._outputs(made, window)
 
         if self._is_one_window(image) and not self._has_own_whole(image):
             outputs = self._one_pass(image, look)
@@ -131,11 +132,16 @@ class MixedInferer(Inferer):
         A task that looks at the whole image gets the mask of that pass, resized to the image.
         """
         image = self._checked(inputs)
+
+        def look(window: Tensor) -> dict[str, Tensor]:
+            with self._named(window, image):
+                return task_masks(network, window)
+
         if self._is_one_window(image) and not self._has_own_whole(image):
-            return self._one_pass(image, lambda padded: task_masks(network, padded))
+            return self._one_pass(image, look)
         masks: dict[str, Tensor] = {}
         if self.pixel_tasks or self.image_mode != "full":
-            masks = self.windows(image, lambda window: task_masks(network, window))
+            masks = self.windows(image, look)
         if self.image_tasks and self.image_mode == "full":
             whole = task_masks(network, self._whole(image))
             masks |= {task.name: resize_smoothly(whole[task.name], image.shape[2:]) for task in self.image_tasks}
@@ -149,6 +155,18 @@ class MixedInferer(Inferer):
                 fix="Give patch_size as many numbers as an image has axes",
             )
         return torch.as_tensor(inputs).as_subclass(Tensor).to(torch.promote_types(inputs.dtype, torch.float32))
+
+    @contextmanager
+    def _named(self, window: Tensor, image: Tensor) -> Iterator[None]:
+        """Let a network that refuses a window say that this, and not the image, is what it was shown."""
+        try:
+            yield
+        except UsageError as error:
+            if error.where or tuple(window.shape[2:]) != self.patch_size or window.shape[2:] == image.shape[2:]:
+                raise
+            sides = " x ".join(map(str, self.patch_size))
+            fix = "The sides of the window are the option window_size"
+            raise UsageError(error.what, where=f"window of {sides}", why=error.fix, fix=fix) from error
 
     def _is_one_window(self, image: Tensor) -> bool:
         return all(side <= window for side, window in zip(image.shape[2:], self.patch_size, strict=True))
@@ -244,7 +262,8 @@ def mixed_inferer(
     overlap: float = 0.5,
     image_mode: str = "full",
     full_size: Sequence[int] | None = None,
-    **options: Any,
+    windows_at_once: int | None = None,
+    maps_on: torch.device | str | None = None,
 ) -> MixedInferer:
     """An inferer for any mix of pixel-level and image-level tasks; arguments as of `MixedInferer`."""
-    return MixedInferer(tasks, patch_size, overlap, image_mode, full_size, **options)
+    return MixedInferer(tasks, patch_size, overlap, image_mode, full_size, windows_at_once, maps_on)

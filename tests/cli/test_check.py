@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mtl_med.check import check_configs, check_files, check_keys
-from mtl_med.check_network import check_arguments, check_outputs, check_study
+from mtl_med.check import check_configs, check_files, check_keys, check_tasks
+from mtl_med.check_network import check_arguments, check_form, check_outputs, check_study
 from mtl_med.cli import main
 from mtl_med.files import read_json, write_json
 from mtl_med.manifest import Case, Manifest
@@ -61,7 +61,8 @@ def set_in(*path: str, to: Any) -> Change:
 @pytest.mark.parametrize("root", sorted(path for path in BUNDLES.iterdir() if (path / "configs").is_dir()), ids=str)
 def test_shipped_bundles_have_no_fault_that_shows_without_running_them(root):
     configs = configs_of(root)
-    assert [*check_configs(configs), *check_keys(configs), *check_arguments(configs)] == []
+    assert [*check_configs(configs), *check_tasks(configs), *check_form(configs["metadata.json"])] == []
+    assert [*check_keys(configs), *check_arguments(configs)] == []
     assert not (root / "scripts").exists()
 
 
@@ -117,6 +118,49 @@ def test_what_is_declared_otherwise_is_one_sentence(bundle, change, sentence):
     assert len(faults) == 1 and sentence in faults[0]
 
 
+FORM, INPUT, OUTPUT = "network_data_format", ("inputs", "image"), ("outputs", "pred")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (set_in(FORM, to=None), "network_data_format is no object."),
+        (set_in(FORM, "outputs", to=["pred"]), "'outputs' is no object."),
+        (set_in(FORM, *INPUT, to=None), "'inputs#image' is no object."),
+        (set_in(FORM, *OUTPUT, "channel_def", to=None), "'outputs#pred' has a channel_def that is no object."),
+        (lambda content: content[FORM]["inputs"]["image"].pop("num_channels"), "'inputs#image' has no num_channels."),
+        (lambda content: content[FORM]["inputs"]["image"].pop("spatial_shape"), "'inputs#image' has no spatial_shape."),
+        (lambda content: content[FORM]["inputs"]["image"].pop("channel_def"), "'inputs#image' has no channel_def."),
+        (
+            set_in(FORM, *INPUT, "num_channels", to="1"),
+            "'inputs#image' has the num_channels 1, expected a whole number.",
+        ),
+        (set_in(FORM, *INPUT, "dtype", to="floa32"), "has the unknown dtype floa32. Did you mean float32 or"),
+        (set_in(FORM, *INPUT, "value_range", to=["a", "b"]), "has the value_range ['a', 'b'], expected two numbers"),
+        (set_in(FORM, *OUTPUT, "value_range", to=1), "'outputs#pred' has the value_range 1, expected two numbers"),
+        (set_in(FORM, *INPUT, "spatial_shape", to=["*", 8, 8]), "has the spatial_shape ['*', 8, 8], expected whole"),
+        (
+            set_in(FORM, *OUTPUT, "spatial_shape", to=None),
+            "'outputs#pred' has the spatial_shape None, expected a list.",
+        ),
+    ],
+)
+def test_metadata_of_another_form_is_one_sentence(change, sentence):
+    metadata = read_json(BUNDLES / PIXEL / "configs" / "metadata.json")
+    change(metadata)
+    (fault,) = check_form(metadata)
+    assert fault.startswith("metadata.json: ") and sentence in fault
+
+
+def test_outputs_are_not_held_against_metadata_of_another_form(bundle, capsys):
+    edited(bundle, "metadata.json", set_in(FORM, to=None))
+    edited(bundle, "inference.json", set_in("inferer", "overlp", to=0.5))
+    assert main(["check", str(bundle)]) == 4
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault: ")]
+    assert len(faults) == 2 and faults[0] == "fault: metadata.json: network_data_format is no object."
+    assert "argument 'overlp'" in faults[1]
+
+
 def test_a_network_that_cannot_be_built_is_one_line(bundle):
     edited(bundle, "inference.json", set_in("network_def", "method", to="ctann"))
     _, (fault,) = check_outputs(bundle, read_json(bundle / "configs" / "metadata.json"))
@@ -148,6 +192,22 @@ def test_ids_that_do_not_fit_together(bundle, name, change, sentence):
     assert all("\n" not in fault for fault in faults)
 
 
+def test_an_overlay_is_not_blamed_for_its_base(bundle):
+    edited(bundle, "train.json", set_in("device", to="@evaluat"))  # whose nearest ids are others in evaluate.json
+    edited(bundle, "train.json", lambda config: config.pop("run"))
+    edited(bundle, "multi_gpu_train.json", set_in("run", to="$1"))
+    faults = check_configs(configs_of(bundle))
+    assert sum("'device' refers to '@evaluat'" in fault for fault in faults) == 1
+    assert [fault.split(":")[0] for fault in faults if "no id 'run'" in fault] == ["train.json"]
+    assert [fault.split(":")[0] for fault in faults if "'run' is no list" in fault] == ["multi_gpu_train.json"]
+
+
+def test_an_argument_that_the_inferer_of_mixed_tasks_does_not_take():
+    inferer = {"_target_": "mtl_med.networks.mixed_inferer", "overlapp": 0.1, "windows_at_once": 2, "maps_on": "cpu"}
+    (fault,) = check_arguments({"inference.json": {"inferer": inferer}})
+    assert "argument 'overlapp' that it does not take. Did you mean overlap?" in fault
+
+
 def test_a_wrong_argument_and_a_component_that_is_not_there(bundle):
     edited(bundle, "inference.json", set_in("inferer", "overlp", to=0.5))
     edited(bundle, "train.json", set_in("checkpoint", "_target_", to="mtl_med.training.Checkpont"))
@@ -155,6 +215,41 @@ def test_a_wrong_argument_and_a_component_that_is_not_there(bundle):
     assert any("argument 'overlp' that it does not take. Did you mean overlap" in fault for fault in faults)
     assert any("'checkpoint' names mtl_med.training.Checkpont, which is not there" in fault for fault in faults)
     assert len(faults) == 2
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        (["lesion"], "is no object of tasks. Write"),
+        ({"lesion": None}, "is no object of tasks. Write"),
+        ({"lesion": {"kind": "segmentation", "channels": "two"}}, "is no object of tasks. Write"),
+        ({"lesion": {"kind": "segmentatoin"}}, "unknown kind 'segmentatoin' of task 'lesion'. Did you mean"),
+        ({}, "no task is given. Name at least one task."),
+    ],
+    ids=["list", "no fields", "channels", "kind", "none"],
+)
+def test_tasks_that_cannot_be_meant(tasks, sentence):
+    (fault,) = check_tasks({"train.json": {"tasks": tasks}})
+    assert fault.startswith(f"train.json: tasks: {sentence}")
+
+
+def test_tasks_that_only_monai_can_resolve_are_left_to_it(tmp_path):
+    for train in (
+        {},
+        {"tasks": "@others"},
+        {"tasks": {"lesion": {"kind": "segmentation", "class_names": "$list('a')"}}},
+    ):
+        assert check_tasks({"train.json": train}) == []
+    (fault,) = check_study(tmp_path, {"tasks": "@others"})
+    assert "'tasks' is no object, so that the study cannot be compared" in fault
+
+
+def test_wrong_tasks_are_told_once_also_with_a_study(bundle, tmp_path, capsys):
+    edited(bundle, "train.json", set_in("tasks", to=["lesion"]))
+    assert main(["check", str(bundle), "--study", str(tmp_path)]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("train.json: tasks: is no object of tasks" in line for line in lines) == 1
+    assert lines[-1] == f"{PIXEL}: 1 fault"
 
 
 def test_keys_of_which_one_begins_with_another():

@@ -224,6 +224,10 @@ def test_memory_is_that_of_a_window_and_the_maps() -> None:
     ("options", "message"),
     [
         ({"patch_size": (8,)}, "neither 2D nor 3D"),
+        ({"patch_size": 8}, "patch_size is 8, expected a whole number for each axis"),
+        ({"patch_size": (8.5, 8)}, r"patch_size is \[8.5, 8\], expected whole numbers of at least 1"),
+        ({"patch_size": (0, 8)}, "expected whole numbers of at least 1"),
+        ({"overlap": "half"}, "overlap is half"),
         ({"overlap": 1.0}, "overlap is 1.0"),
         ({"image_mode": "attn"}, "unknown image_mode 'attn'"),
         ({"full_size": (8, 8, 8)}, r"full_size \[8, 8, 8\] does not fit patch_size \[8, 8\]"),
@@ -255,6 +259,15 @@ def test_what_cannot_be_meant_is_refused(options: dict, message: str) -> None:
 def test_an_output_of_another_form_is_refused(output: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         mixed_inferer((LESION, DIAGNOSIS), (8, 8))(torch.zeros(1, 1, 8, 8), lambda x: output)
+
+
+@pytest.mark.parametrize("call", [lambda *args: args[0](*args[1:]), lambda *args: args[0].attention(*args[1:])])
+def test_a_window_that_the_network_cannot_take_is_named(networks, call) -> None:
+    network, image = networks[2], random_image(1, 1, 24, 24)
+    with pytest.raises(UsageError, match=r"^window of 1 x 1: the image of 1x1 is too small.* option window_size\.$"):
+        call(mixed_inferer(MIX, (1, 1), image_mode="mean"), image, network)
+    with pytest.raises(UsageError, match=r"^the image of 1x1 is too small"):
+        call(mixed_inferer(MIX, (1, 1)), image[..., :1, :1], network)
 
 
 def test_volumes_for_a_2d_network_are_refused() -> None:
