@@ -193,9 +193,6 @@ def check_tasks(configs: Mapping[str, dict[str, Any]]) -> list[str]:
         as_tasks(tasks)
     except UsageError as error:
         return [str(UsageError(error.what, where=where, why=error.why, fix=error.fix))]
-    except (AttributeError, TypeError, ValueError):  # of another form than that of tasks
-        fix = 'Write {"lesion": {"kind": "segmentation", "class_names": ["Lesion"]}}'
-        return [str(UsageError("is no object of tasks", where=where, fix=fix))]
     return []
 
 

@@ -69,6 +69,8 @@ def as_tasks(tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task]) -> tuple[T
     """
     if isinstance(tasks, Mapping):
         tasks = [_from_dict(name, fields) for name, fields in tasks.items()]
+    if not isinstance(tasks, Sequence) or not all(isinstance(task, Task) for task in tasks):
+        raise UsageError(f"tasks are {tasks!r}", fix='Give an object such as {"dose": {"kind": "regression"}}')
     names = [task.name for task in tasks]
     if not names:
         raise UsageError("no task is given", fix="Name at least one task")
@@ -78,11 +80,15 @@ def as_tasks(tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task]) -> tuple[T
 
 
 def _from_dict(name: str, fields: Mapping[str, Any]) -> Task:
+    if not isinstance(fields, Mapping):
+        raise UsageError(f"task '{name}' is {fields!r}", fix='Give an object such as {"kind": "regression"}')
     known = set(Task.__dataclass_fields__)
     for field in fields:
         if field not in known:
             raise UsageError(f"task '{name}' has an unknown field '{field}'", fix=nearest(field, known))
     class_names = tuple(fields.get("class_names", ()))
-    channels = int(fields.get("channels", len(class_names) or 1))
+    channels = fields.get("channels", len(class_names) or 1)
+    if not isinstance(channels, int):
+        raise UsageError(f"task '{name}' has {channels!r} channels", fix="Give a whole number")
     rest = {key: fields[key] for key in ("unit", "required") if key in fields}
     return Task(name=name, kind=str(fields.get("kind", "")), channels=channels, class_names=class_names, **rest)

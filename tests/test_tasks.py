@@ -45,8 +45,11 @@ def test_tasks_cannot_be_changed() -> None:
         ({"oar": {"kind": "segmentation", "classnames": []}}, r"unknown field 'classnames'.*class_names"),
         ({"oar-1": {"kind": "regression"}}, "not an identifier"),
         ({"oar": {"kind": "segmentation", "channels": 3, "class_names": ["a"]}}, "3 channels but 1 class names"),
+        (["oar"], r"tasks are \['oar'\].*Give an object"),
+        ({"oar": None}, "task 'oar' is None"),
+        ({"oar": {"kind": "segmentation", "channels": "two"}}, "'two' channels.*whole number"),
     ],
-    ids=["none", "kind", "no-kind", "field", "name", "channels"],
+    ids=["none", "kind", "no-kind", "field", "name", "channels", "list", "nothing", "word"],
 )
 def test_refused(plain: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):

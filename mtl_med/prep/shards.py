@@ -126,6 +126,8 @@ def open_shard(out: Path, source: Path, shard: Shard) -> Iterator[None]:
             fix = "Choose another --out"
             raise OutputError(f"cannot write: {error.strerror or error}", where=out, fix=fix) from error
         yield
+        with contextlib.suppress(OSError):  # what workers left that were killed on the way
+            _clear(out, shard)
 
 
 def _clear(out: Path, shard: Shard) -> None:

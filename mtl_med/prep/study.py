@@ -53,6 +53,7 @@ def open_study(out: Path, source: Path | None, dataset: str) -> Iterator[list[Ca
         hold(lock, out)
         _clear(out)
         yield _earlier_cases(out, dataset)
+        _clear(out)  # a worker that was killed on the way leaves its half case, which another has made
 
 
 def keep_apart(out: Path, source: Path | None) -> None:

@@ -220,9 +220,12 @@ def test_a_wrong_argument_and_a_component_that_is_not_there(bundle):
 @pytest.mark.parametrize(
     ("tasks", "sentence"),
     [
-        (["lesion"], "is no object of tasks. Write"),
-        ({"lesion": None}, "is no object of tasks. Write"),
-        ({"lesion": {"kind": "segmentation", "channels": "two"}}, "is no object of tasks. Write"),
+        (["lesion"], "tasks are ['lesion']. Give an object"),
+        ({"lesion": None}, "task 'lesion' is None. Give an object"),
+        (
+            {"lesion": {"kind": "segmentation", "channels": "two"}},
+            "task 'lesion' has 'two' channels. Give a whole number",
+        ),
         ({"lesion": {"kind": "segmentatoin"}}, "unknown kind 'segmentatoin' of task 'lesion'. Did you mean"),
         ({}, "no task is given. Name at least one task."),
     ],
@@ -248,7 +251,7 @@ def test_wrong_tasks_are_told_once_also_with_a_study(bundle, tmp_path, capsys):
     edited(bundle, "train.json", set_in("tasks", to=["lesion"]))
     assert main(["check", str(bundle), "--study", str(tmp_path)]) == 4
     lines = capsys.readouterr().out.splitlines()
-    assert sum("train.json: tasks: is no object of tasks" in line for line in lines) == 1
+    assert sum("train.json: tasks: tasks are ['lesion']" in line for line in lines) == 1
     assert lines[-1] == f"{PIXEL}: 1 fault"
 
 
