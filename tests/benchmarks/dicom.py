@@ -200,7 +200,7 @@ def cohort(work: Path, patients: int) -> None:
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, session_mib(process.pid))
-            time.sleep(0.1)
+            time.sleep(0.5)  # to look takes time from what is looked at
         walls[count, workers] = time.perf_counter() - start
         if process.returncode:
             sys.exit(f"preparation ended with {process.returncode}")
