@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ Step = tuple[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(ABC):
     """What a demo does and where; those of a bundle derive from it.
 
     Args:
@@ -69,17 +70,17 @@ class Demo:
         """What was predicted."""
         return self.out / "predictions"
 
+    @abstractmethod
     def make_phantoms(self) -> None:
         """Write the raw data that are made up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self) -> list[Step]:
         """Every step behind the raw data, as one would type it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> Iterable[str]:
         """The short table, and what to open."""
-        raise NotImplementedError
 
     def prepare(self, what: str) -> Step:
         """The step from raw data to the study folder."""

@@ -66,7 +66,7 @@ class Predictor(SupervisedEvaluator):
         device: where the network runs.
         val_data_loader: batches of one case.
         network: returns the stacked tensor `pred` (B, C, *spatial), or a dictionary of tasks.
-        inferer: a sliding window with the size of the training patch, or a `mixed_inferer`.
+        inferer: a sliding window with the size of the training patch, or a `MixedInferer`.
         postprocessing: what turns the prediction into files.
         ledger: takes note of every finished case, and leaves the record of the run.
         precision: autocast type, None for full precision.

@@ -25,7 +25,7 @@ from mtl_med.loading import (
     picture_inference_transforms,
     volume_inference_transforms,
 )
-from mtl_med.networks import create_network, mixed_inferer
+from mtl_med.networks import MixedInferer, create_network
 from mtl_med.postprocessing import OUTPUTS, WritePredictiond
 from mtl_med.tasks import Task
 
@@ -67,7 +67,7 @@ def predict(
         device="cpu",
         val_data_loader=case_loader(CaseDataset(ledger.unfinished(input_items(source, inputs)), preprocessing)),
         network=network or Bright(),
-        inferer=mixed_inferer(tasks, patch),
+        inferer=MixedInferer(tasks, patch),
         postprocessing=postprocessing(tasks, preprocessing, out, calibration, attention),
         ledger=ledger,
         attention=attention,

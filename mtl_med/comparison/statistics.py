@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from mtl_med.comparison.samples import Sample
 from mtl_med.errors import UsageError
+from mtl_med.metrics.bootstrap import LEVEL
 from mtl_med.metrics.relative import relative_performances
 
-__all__ = ["DRAWS", "LEVEL", "NOTHING", "Difference", "Estimate", "holm", "paired_bootstrap", "t_interval"]
+__all__ = ["DRAWS", "NOTHING", "Difference", "Estimate", "holm", "paired_bootstrap", "t_interval"]
 
-LEVEL = 0.95
 DRAWS = 10_000
 _AT_A_TIME = 500  # draws that are in memory together
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtl_med.networks.baselines import HPS, MTAN, STL
 from mtl_med.networks.ctan import CTAN
 from mtl_med.networks.methods import METHODS, Method, create_network
-from mtl_med.networks.mixed_inferer import mixed_inferer
+from mtl_med.networks.mixed_inferer import MixedInferer
 from mtl_med.networks.multitask import MultiTaskNet, SingleTaskNets
 from mtl_med.networks.pretrained import load_pretrained
 from mtl_med.networks.stacked import split_stacked
@@ -18,11 +18,11 @@ __all__ = [
     "MTAN",
     "STL",
     "Method",
+    "MixedInferer",
     "MultiTaskNet",
     "SingleTaskNets",
     "create_network",
     "load_pretrained",
-    "mixed_inferer",
     "split_stacked",
     "window_inferer",
 ]

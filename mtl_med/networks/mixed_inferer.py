@@ -20,7 +20,7 @@ from mtl_med.networks.stacked import split_stacked
 from mtl_med.networks.windows import window_lengths
 from mtl_med.tasks import Task, as_tasks
 
-__all__ = ["IMAGE_MODES", "MixedInferer", "mixed_inferer"]
+__all__ = ["IMAGE_MODES", "MixedInferer"]
 
 IMAGE_MODES = ("full", "mean", "max", "attention")
 """What an image-level task is told from: the whole image, or the windows, joined in one of three ways."""
@@ -254,16 +254,3 @@ def _own(value: Tensor, window: Tensor) -> Tensor:
     """The map itself, or a copy where it is a part of the image: MONAI multiplies it in place."""
     same = value.untyped_storage().data_ptr() == window.untyped_storage().data_ptr()
     return value.clone() if same else value
-
-
-def mixed_inferer(
-    tasks: Mapping[str, Mapping[str, Any]] | Sequence[Task],
-    patch_size: Sequence[int],
-    overlap: float = 0.5,
-    image_mode: str = "full",
-    full_size: Sequence[int] | None = None,
-    windows_at_once: int | None = None,
-    maps_on: torch.device | str | None = None,
-) -> MixedInferer:
-    """An inferer for any mix of pixel-level and image-level tasks; arguments as of `MixedInferer`."""
-    return MixedInferer(tasks, patch_size, overlap, image_mode, full_size, windows_at_once, maps_on)

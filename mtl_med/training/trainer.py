@@ -178,7 +178,7 @@ class MultiTaskEvaluator(SupervisedEvaluator):
         network: `forward(image) -> dict[str, Tensor]`; a data-parallel wrapper, whose ranks would wait for each other
             in every forward, is taken off.
         tasks: what is scored.
-        inferer: a sliding window with the size of the training patch, or a `mixed_inferer`.
+        inferer: a sliding window with the size of the training patch, or a `MixedInferer`.
         precision: autocast type, None for full precision.
 
     Attributes:

@@ -203,7 +203,7 @@ def test_an_overlay_is_not_blamed_for_its_base(bundle):
 
 
 def test_an_argument_that_the_inferer_of_mixed_tasks_does_not_take():
-    inferer = {"_target_": "mtl_med.networks.mixed_inferer", "overlapp": 0.1, "windows_at_once": 2, "maps_on": "cpu"}
+    inferer = {"_target_": "mtl_med.networks.MixedInferer", "overlapp": 0.1, "windows_at_once": 2, "maps_on": "cpu"}
     (fault,) = check_arguments({"inference.json": {"inferer": inferer}})
     assert "argument 'overlapp' that it does not take. Did you mean overlap?" in fault
 

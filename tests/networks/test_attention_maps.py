@@ -8,7 +8,7 @@ from torch import nn
 
 from mtl_med.errors import UsageError
 from mtl_med.loading import resize_smoothly
-from mtl_med.networks import create_network, mixed_inferer, window_inferer
+from mtl_med.networks import MixedInferer, create_network, window_inferer
 from mtl_med.networks.attention_maps import attends, attention_maps, task_masks
 from mtl_med.tasks import Task
 
@@ -61,7 +61,7 @@ def test_a_method_without_attention_says_so(method: str) -> None:
 
 def test_one_window_is_the_whole_image() -> None:
     network, image = make("ctan"), picture(32, 24)
-    found = attention_maps(mixed_inferer(TASKS, (32, 24)), image, network)
+    found = attention_maps(MixedInferer(TASKS, (32, 24)), image, network)
     for task, mask in task_masks(network, image).items():
         assert torch.equal(found[task], mask)
 
@@ -69,11 +69,11 @@ def test_one_window_is_the_whole_image() -> None:
 def test_an_image_level_task_shows_the_pass_it_was_told_from() -> None:
     network, image = make("ctan"), picture(40, 33)
     with torch.no_grad():
-        found = attention_maps(mixed_inferer(TASKS, (16, 16), full_size=(24, 20)), image, network)
+        found = attention_maps(MixedInferer(TASKS, (16, 16), full_size=(24, 20)), image, network)
     whole = task_masks(network, resize_smoothly(image, (24, 20)))["diagnosis"]
     torch.testing.assert_close(found["diagnosis"], resize_smoothly(whole, (40, 33)))
     assert found["lesion"].shape == (2, 1, 40, 33)
-    joined = attention_maps(mixed_inferer(TASKS, (16, 16), image_mode="mean"), image, network)
+    joined = attention_maps(MixedInferer(TASKS, (16, 16), image_mode="mean"), image, network)
     torch.testing.assert_close(joined["lesion"], found["lesion"])
     assert not torch.allclose(joined["diagnosis"], found["diagnosis"], atol=1e-3)
 

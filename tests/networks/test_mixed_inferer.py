@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtl_med.errors import UsageError
 from mtl_med.loading.resizing import resize_smoothly
-from mtl_med.networks import create_network, mixed_inferer
+from mtl_med.networks import MixedInferer, create_network
 from mtl_med.networks.mixed_inferer import IMAGE_MODES
 from mtl_med.tasks import Task
 
@@ -47,7 +47,7 @@ def random_image(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def infer(network: nn.Module, image: Tensor, *args, **options) -> dict[str, Tensor]:
-    return mixed_inferer(*args, **options)(image, network)
+    return MixedInferer(*args, **options)(image, network)
 
 
 SIZES = [(2, (16, 16), (37, 29)), (2, (24, 16), (24, 41)), (2, (32, 32), (19, 45)), (3, (16, 8, 8), (17, 13, 8))]
@@ -237,7 +237,7 @@ def test_memory_is_that_of_a_window_and_the_maps() -> None:
 )
 def test_what_cannot_be_meant_is_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        mixed_inferer(**{"tasks": MIX, "patch_size": (8, 8), **options})
+        MixedInferer(**{"tasks": MIX, "patch_size": (8, 8), **options})
 
 
 @pytest.mark.parametrize(
@@ -258,21 +258,21 @@ def test_what_cannot_be_meant_is_refused(options: dict, message: str) -> None:
 )
 def test_an_output_of_another_form_is_refused(output: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        mixed_inferer((LESION, DIAGNOSIS), (8, 8))(torch.zeros(1, 1, 8, 8), lambda x: output)
+        MixedInferer((LESION, DIAGNOSIS), (8, 8))(torch.zeros(1, 1, 8, 8), lambda x: output)
 
 
 @pytest.mark.parametrize("call", [lambda *args: args[0](*args[1:]), lambda *args: args[0].attention(*args[1:])])
 def test_a_window_that_the_network_cannot_take_is_named(networks, call) -> None:
     network, image = networks[2], random_image(1, 1, 24, 24)
     with pytest.raises(UsageError, match=r"^window of 1 x 1: the image of 1x1 is too small.* option window_size\.$"):
-        call(mixed_inferer(MIX, (1, 1), image_mode="mean"), image, network)
+        call(MixedInferer(MIX, (1, 1), image_mode="mean"), image, network)
     with pytest.raises(UsageError, match=r"^the image of 1x1 is too small"):
-        call(mixed_inferer(MIX, (1, 1)), image[..., :1, :1], network)
+        call(MixedInferer(MIX, (1, 1)), image[..., :1, :1], network)
 
 
 def test_volumes_for_a_2d_network_are_refused() -> None:
     with pytest.raises(UsageError, match="expected \\(batch, channel, 2 axes\\)"):
-        mixed_inferer(MIX, (8, 8))(torch.zeros(1, 1, 8, 8, 8), Peek())
+        MixedInferer(MIX, (8, 8))(torch.zeros(1, 1, 8, 8, 8), Peek())
 
 
 class TestResize:
