@@ -128,11 +128,8 @@ def export(
     grid = structures.grid or (dose[1] if dose else None)
     ct = _choose(find_ct_series(reference), series_uid, grid, Path(reference))
     if structures.from_label_map and {"rtstruct", "seg"} & set(wanted):
-        path, what = (
-            prediction / LABEL_MAP_FILE,
-            "is a label map, and there is no %s: where structures overlap, one lacks",
-        )
-        log.warning(f"%s: {what}", path, SEGMENTATION_FILE)
+        told = "%s: is a label map, and there is no %s: where structures overlap, one lacks"
+        log.warning(told, prediction / LABEL_MAP_FILE, SEGMENTATION_FILE)
     if not force:
         require_same_ct(prediction / CT_FILE, ct)
     referred = _plan(Path(plan), ct, prescription_gy) if plan else None
