@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -19,7 +21,7 @@ __all__ = [
     "boolean",
     "output_folder",
     "prepare",
-    "refuse_unknown_overrides",
+    "refuse_wrong_overrides",
     "settings_path",
     "trained",
     "write_settings",
@@ -39,6 +41,26 @@ _RUN_ARGUMENTS = {
     "workflow_type",
 }
 _SEPARATOR = re.compile(r"::|#")
+# Options that are numbers, and the least that each may be: whole ones where the least is written as one.
+_LEAST: dict[str, float] = {
+    "batch_size": 1,
+    "cache_rate": 0.0,
+    "conflict_every": 0,
+    "epochs": 1,
+    "interval": 1,
+    "learning_rate": 0.0,
+    "limit": 1,
+    "max_grad_norm": 0.0,
+    "minutes": 0.0,
+    "overlap": 0.0,
+    "patience": 0,
+    "prescription_gy": 0.0,
+    "repeats": 1,
+    "seed": 0,
+    "weight_decay": 0.0,
+    "workers": 0,
+}
+_OR_NONE = ("epochs", "limit", "max_grad_norm", "minutes", "prescription_gy")
 _REQUIRED = object()
 _log = logging.getLogger(__name__)
 
@@ -46,17 +68,17 @@ _log = logging.getLogger(__name__)
 def prepare() -> None:
     """First step of every config: one sentence instead of a traceback for our errors, and no unknown override."""
     install_excepthook()
-    refuse_unknown_overrides(sys.argv)
+    refuse_wrong_overrides(sys.argv)
 
 
-def refuse_unknown_overrides(arguments: Sequence[str]) -> None:
-    """Refuse `--name value` that no config file defines; MONAI itself would silently ignore it.
+def refuse_wrong_overrides(arguments: Sequence[str]) -> None:
+    """Refuse `--name value` that no config file defines, which MONAI would silently ignore, and numbers that are none.
 
     Args:
         arguments: the command line of `python -m monai.bundle run`; any other program's is left alone.
 
     Raises:
-        UsageError: names the override and the nearest ids of the config.
+        UsageError: names the override and the nearest ids of the config, or the number that is expected.
     """
     if len(arguments) < 2 or arguments[1] != "run" or not Path(arguments[0]).as_posix().endswith("bundle/__main__.py"):
         return
@@ -66,9 +88,10 @@ def refuse_unknown_overrides(arguments: Sequence[str]) -> None:
     config: dict[str, Any] = {}
     for file in _config_files(given.get("config_file", "")):
         config |= read_json(file)
-    for name in given:
+    for name, value in given.items():
         if config and _SEPARATOR.split(name)[0] not in _RUN_ARGUMENTS | {"_meta_"}:
             _refuse_unknown(name, config)
+            _refuse_no_number(name, value)
 
 
 def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
@@ -83,6 +106,22 @@ def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
             whole = "#".join(parts[: depth + 1])
             raise UsageError(f"the config has no '{whole}' to override", where=f"--{name}", fix=nearest(part, known, 4))
         node = node[part]
+
+
+def _refuse_no_number(name: str, value: Any) -> None:
+    """Refuse what is no number, or too small a one, where the option is one; what MONAI evaluates is left to it."""
+    if name not in _LEAST or str(value).strip()[:1] in ("$", "@", "%"):
+        return
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value.strip())
+    least, kinds = _LEAST[name], int if isinstance(_LEAST[name], int) else (int, float)
+    if value is None and name in _OR_NONE:
+        return
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+        number = "a whole number" if kinds is int else "a number"
+        none = ", or None" if name in _OR_NONE else ""
+        raise UsageError(f"is {value!r}, expected {number} of {least:g} or more{none}", where=f"--{name}")
 
 
 def _is_group(node: Mapping[str, Any]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from mtl_med.bundle import boolean, output_folder, refuse_unknown_overrides, trained, write_settings
+from mtl_med.bundle import boolean, output_folder, refuse_wrong_overrides, trained, write_settings
 from mtl_med.errors import ModelError, OutputError, UsageError
 
 CONFIG = {
@@ -27,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def refuse(*words: object, program: str = "/any/monai/bundle/__main__.py", command: str = "run") -> None:
-    refuse_unknown_overrides([program, command, *map(str, words)])
+    refuse_wrong_overrides([program, command, *map(str, words)])
 
 
 class TestOverrides:
@@ -87,6 +88,31 @@ class TestOverrides:
         arguments.write_text(json.dumps({"config_file": str(config), "epoch": 3}))
         with pytest.raises(UsageError, match="'epoch' to override"):
             refuse("--args_file", arguments)
+
+    @pytest.mark.parametrize(
+        ("word", "value", "expected"),
+        [
+            ("epochs", "x", "is 'x', expected a whole number of 1 or more, or None"),
+            ("epochs", "2.5", "is 2.5, expected a whole number of 1 or more, or None"),
+            ("epochs", "0", "is 0, expected a whole number of 1 or more, or None"),
+            ("seed", "None", "is None, expected a whole number of 0 or more"),
+            ("seed", "True", "is True, expected a whole number of 0 or more"),
+            ("learning_rate", "-1", "is -1, expected a number of 0 or more"),
+            ("learning_rate", "1e999", "is inf, expected a number of 0 or more"),
+            ("learning_rate", "", "is '', expected a number of 0 or more"),
+        ],
+    )
+    def test_numbers_that_are_none_are_refused(self, config: Path, word: str, value: str, expected: str) -> None:
+        config.write_text(json.dumps(CONFIG | {"seed": 0, "learning_rate": 0.1}))
+        with pytest.raises(UsageError, match=f"^{re.escape(f'--{word}: {expected}')}[.]$"):
+            refuse("--config_file", config, f"--{word}={value}")
+
+    @pytest.mark.parametrize(
+        "word", ["epochs=3", "epochs=None", "epochs=$1 + 1", "learning_rate=1", "learning_rate=@x"]
+    )
+    def test_numbers_and_expressions_pass(self, config: Path, word: str) -> None:
+        config.write_text(json.dumps(CONFIG | {"learning_rate": 0.1}))
+        refuse("--config_file", config, f"--{word}")
 
     def test_other_programs_are_left_alone(self, config: Path) -> None:
         refuse("--config_file", config, "--epoch", 3, program="/usr/bin/pytest")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med import cli
-from mtl_med.bundle import refuse_unknown_overrides
+from mtl_med.bundle import refuse_wrong_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_commands_are_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         case "mtl_med.prep":
             assert cli.build_parser("prep").parse_args(["prep", *words[3:]]).command == "prep"
         case "monai.bundle":
-            refuse_unknown_overrides(["monai/bundle/__main__.py", *words[3:]])
+            refuse_wrong_overrides(["monai/bundle/__main__.py", *words[3:]])
         case other:
             assert other == "source"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mtl_med.bundle import refuse_unknown_overrides
+from mtl_med.bundle import refuse_wrong_overrides
 from mtl_med.comparison.fields import typed
 from mtl_med.comparison.protocol import MethodRow, Protocol
 from mtl_med.comparison.settings import SEPARATOR, Bundle, find_bundle, hash_of, settings_of, shortened
@@ -76,9 +76,9 @@ def _check_overrides(overrides: Mapping[str, Any], bundle: Bundle, where: str) -
             raise UsageError(f"the config has no '{top}' to override", where=where, fix=nearest(top, known, 4))
         _refuse_expressions(key, value, f"{where}: {key}")
     listing = [str(file) for file in bundle.training]
-    words = [f"--{key}=" for key in overrides]
+    words = [f"--{key}={value!r}" for key, value in overrides.items()]
     try:
-        refuse_unknown_overrides(["bundle/__main__.py", "run", "--config_file", repr(listing), *words])
+        refuse_wrong_overrides(["bundle/__main__.py", "run", "--config_file", repr(listing), *words])
     except UsageError as error:
         raise UsageError(error.what, where=where, fix=error.fix) from error
 

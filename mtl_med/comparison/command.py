@@ -33,7 +33,7 @@ _SPLITS = ("fit", "tune", "validation")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mtl-med compare`."""
     add = parser.add_argument
-    add("protocol", help="the comparison: a JSON file, or the name of a shipped one (axial, volume)")
+    add("protocol", help=f"the comparison: a JSON file, or the name of a shipped one ({', '.join(_shipped())})")
     add("--study", type=Path, help="study folder to train and score on; not needed with --list and --tables")
     add("--out", type=Path, required=True, help="folder of the runs, scores.csv, runs.csv and table.md")
     add("--processes", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
@@ -106,11 +106,16 @@ def find_protocol(text: str) -> Path:
     """
     if Path(text).is_file():
         return Path(text)
-    known = {path.stem: path for path in sorted(shipped("bundles").glob("*/comparisons/*.json"))}
+    known = _shipped()
     if text in known:
         return known[text]
     hint = nearest(text, known) if known else "Give the path of a JSON file"
     raise UsageError(f"there is no file or shipped comparison '{text}'", fix=hint)
+
+
+def _shipped() -> dict[str, Path]:
+    found = shipped("bundles").glob("*/comparisons/*.json")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def choose(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med import cli, demo
-from mtl_med.bundle import refuse_unknown_overrides
+from mtl_med.bundle import refuse_wrong_overrides
 from mtl_med.demo_doses import DoseDemo
 from mtl_med.demo_images import LesionDemo
 from mtl_med.errors import MtlMedError
@@ -52,7 +52,7 @@ def test_steps_are_commands_as_one_would_type_them(root: Path, monkeypatch, bund
             assert str(args.source) == ("out/exports" if args.dataset == "dicom_rt" else raw)
         else:
             assert words[:4] == ["python", "-m", "monai.bundle", "run"]
-            refuse_unknown_overrides(["monai/bundle/__main__.py", *words[3:]])
+            refuse_wrong_overrides(["monai/bundle/__main__.py", *words[3:]])
             assert (root / words[words.index("--config_file") + 1]).is_file()
             assert str(root) not in shlex.join(words), "paths are relative, as one would type them"
     (training,) = [words for _, words in steps if "--minutes" in words]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mtl_med.bundle import refuse_unknown_overrides
+from mtl_med.bundle import refuse_wrong_overrides
 from mtl_med.comparison import execution
 from mtl_med.comparison.command import find_protocol
 from mtl_med.comparison.progress import seconds_left
@@ -171,7 +171,7 @@ class TestArguments:
         for count, stage in ((1, "training"), (2, "evaluation")):
             python, *rest = execution.monai_command(configs[:count], place / f"{stage}.json")
             assert (python, rest[:3]) == (sys.executable, ["-m", "monai.bundle", "run"])
-            refuse_unknown_overrides(["monai/bundle/__main__.py", *rest[2:]])
+            refuse_wrong_overrides(["monai/bundle/__main__.py", *rest[2:]])
 
     @pytest.mark.parametrize(("given", "threads"), [([], "2"), (["--threads", "3"], "3"), (["--processes", "9"], "1")])
     def test_threads_are_the_cores_shared_out(self, compare, words, out, monkeypatch, given, threads: str) -> None:

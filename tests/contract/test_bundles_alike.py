@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mtl_med import __version__, cli
-from mtl_med.bundle import refuse_unknown_overrides
+from mtl_med.bundle import refuse_wrong_overrides
+from mtl_med.errors import UsageError
 from mtl_med.files import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,9 +177,22 @@ def test_the_commands_of_its_readme_are_valid(bundle: Path, monkeypatch: pytest.
             cli.build_parser("prep").parse_args(["prep", *words[start + 2 :]])
             continue
         assert words[start + 1] == "monai.bundle", line
-        refuse_unknown_overrides(["monai/bundle/__main__.py", *words[start + 2 :]])
+        refuse_wrong_overrides(["monai/bundle/__main__.py", *words[start + 2 :]])
         for name in re.findall(r"configs/[\w.]+", line):
             assert (bundle / name).is_file(), line
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("bundles/*/configs/*.json")), ids=lambda path: f"{path.parts[-3]}-{path.stem}"
+)
+def test_a_word_is_refused_where_a_config_has_a_number(file: Path) -> None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in config.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            words = ["--config_file", str(file), f"--{name}"]
+            refuse_wrong_overrides(["monai/bundle/__main__.py", "run", *words, str(value)])
+            with pytest.raises(UsageError, match=f"--{name}: is 'many', expected"):
+                refuse_wrong_overrides(["monai/bundle/__main__.py", "run", *words, "many"])
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
