@@ -18,6 +18,7 @@ from mtl_med.manifest import Manifest
 from mtl_med.phantoms import make_pelvis
 from mtl_med.phantoms.dicom import Truth, write_dicom_study
 from mtl_med.phantoms.dicom_style import VENDORS, DicomStyle
+from tests.bundles.bundle_command import Run
 
 CONFIGS = Path("bundles/prostate_dose_oar_segmentation/configs")
 NAMES = ["Rectum", "Bladder", "Femur_Head_L", "Femur_Head_R", "CTV", "PTV"]
@@ -25,7 +26,6 @@ SMALL = {
     "patch_size": "[48,40,32]",
     "network_options#channels": "[4,8]",
     "network_options#bottleneck": 8,
-    "precision": "fp32",
 }
 
 
@@ -49,20 +49,7 @@ def study(clinic: tuple[Path, list[Truth]], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def run(forked_python):
-    def run(*configs: str, **options: object) -> str:
-        files = [str(CONFIGS / f"{name}.json") for name in configs]
-        given = {"config_file": files[0] if len(files) == 1 else files, "bundle_root": CONFIGS.parent, "workers": 0}
-        words = [str(word) for name, value in {**given, **options}.items() for word in (f"--{name}", value)]
-        done = forked_python.run("-m", "monai.bundle", "run", *words)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def trained(study: Path, run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(study: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     run("train", dataset_dir=study, output_dir=out, epochs=2, **SMALL)
     return out
@@ -85,7 +72,7 @@ def test_training_is_in_percent_at_the_median_spacing(trained: Path, study: Path
     assert settings["study"]["spacing_mm"] == pytest.approx(np.median(spacings, axis=0), abs=1e-3)
 
 
-def test_ct_alone_gives_percent_unless_told(trained: Path, study: Path, run, tmp_path: Path) -> None:
+def test_ct_alone_gives_percent_unless_told(trained: Path, study: Path, run: Run, tmp_path: Path) -> None:
     options = {"dataset_dir": study, "weights": trained / "model.pt", "splits": "['validation']"}
     run("inference", output_dir=tmp_path / "percent", **options)
     run("inference", output_dir=tmp_path / "gy", prescription_gy=60, **options)
@@ -97,13 +84,13 @@ def test_ct_alone_gives_percent_unless_told(trained: Path, study: Path, run, tmp
         assert grid.shape == case.grid.shape
 
 
-def test_evaluation_compares_in_gy(trained: Path, study: Path, run) -> None:
+def test_evaluation_compares_in_gy(trained: Path, study: Path, run: Run) -> None:
     told = run("train", "evaluate", dataset_dir=study, output_dir=trained)
     assert "dose score" in told and "Femur_Head_L" in told
     assert "dose_score" in (trained / "metrics.csv").read_text()
 
 
-def test_targets_as_input_give_gy(study: Path, run, tmp_path: Path) -> None:
+def test_targets_as_input_give_gy(study: Path, run: Run, tmp_path: Path) -> None:
     run("train", "targets_as_input", dataset_dir=study, output_dir=tmp_path / "run", epochs=1, **SMALL)
     weights = tmp_path / "run" / "model.pt"
     run("inference", dataset_dir=study, weights=weights, output_dir=tmp_path / "out", splits="['validation']")
@@ -113,7 +100,7 @@ def test_targets_as_input_give_gy(study: Path, run, tmp_path: Path) -> None:
         assert list(read_structures(folder).masks) == NAMES[:4]
 
 
-def test_back_to_dicom(trained: Path, study: Path, clinic, run, tmp_path: Path) -> None:
+def test_back_to_dicom(trained: Path, study: Path, clinic, run: Run, tmp_path: Path) -> None:
     """What leaves belongs to the patient's own CT, and says what it is."""
     options = {"dataset_dir": study, "weights": trained / "model.pt", "splits": "['test']", "prescription_gy": 60}
     run("inference", output_dir=tmp_path / "out", **options)

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.rows import read_rows
 from mtl_med.phantoms import write_stoic_cohort
+from tests.bundles.bundle_command import Run, words_of
 
 CONFIGS = Path("bundles/stoic_covid_classification/configs")
 SMALL = {
@@ -29,7 +29,6 @@ SMALL = {
     "network_options#bottleneck": 8,
     "network_options#image_width": 8,
 }
-Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +42,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["prep", recipe, "--source", folder / "raw", "--out", folder / "study", "--workers", "1"]
     assert cli.main([str(word) for word in words]) == 0
     return folder / "study"
-
-
-def words_of(*configs: str, **options: object) -> list[str]:
-    files = [str(CONFIGS / f"{name}.json") for name in configs]
-    given = {"config_file": files[0] if len(files) == 1 else files, "bundle_root": CONFIGS.parent, "workers": 0}
-    given |= {"precision": "fp32"}
-    words = [str(word) for name, value in {**given, **options}.items() for word in (f"--{name}", value)]
-    return ["-m", "monai.bundle", "run", *words]
-
-
-@pytest.fixture(scope="module")
-def run(forked_python) -> Run:
-    """`run("train", "evaluate", output_dir=...)`: what it says; it must end with `code`."""
-
-    def run(*configs: str, code: int = 0, **options: object) -> str:
-        done = forked_python.run(*words_of(*configs, **options))
-        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +111,7 @@ def test_two_processes_take_the_steps_of_one(forked_python, study: Path, run: Ru
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = words_of("train", "multi_gpu_train", output_dir=tmp_path / "two", batch_size=1, **options)
+    words = words_of(CONFIGS, "train", "multi_gpu_train", output_dir=tmp_path / "two", batch_size=1, **options)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     jobs = [forked_python.start(*words, env=place | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
     for done in [job.wait() for job in jobs]:
