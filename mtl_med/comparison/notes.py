@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from mtl_med.comparison.analysis import Line
 from mtl_med.comparison.protocol import Group, ScoreColumn
@@ -11,12 +11,46 @@ from mtl_med.comparison.scores import ACCURACY, AREA, BALANCED, of_patients, sel
 from mtl_med.comparison.statistics import DRAWS, Difference, Estimate
 from mtl_med.metrics.bootstrap import drawn_together
 
-__all__ = ["drawn_units", "notes", "span"]
+__all__ = ["conventions", "drawn_units", "findings", "span"]
 
-_UNTOLD = "not told apart (an interval holds zero or is missing)"
+_UNTOLD = "not told apart from"
+_MEANT = {
+    ACCURACY: "accuracy is over images",
+    BALANCED: "balanced accuracy is the mean over the true classes of the share that was right",
+    AREA: "AUC is that of one class against the rest, as mean over the classes (of two classes that of the second)",
+}
 
 
-def notes(results: Results, group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> Iterable[str]:
+def conventions(results: Results) -> Iterable[str]:
+    """How the tables of a comparison are meant, once for all of its groups."""
+    drawn, runs = drawn_units(results), results.runs.values()
+    yield (
+        "First table of each section: a run's score is the mean over structures of their means over patients; shown "
+        "are means over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between "
+        "runs of the same seed (Eq. 3 of the CTAN paper; positive is better); rank is by mean Δ."
+    )
+    yield (
+        "Second table: a patient's score is the mean over its structures and over the seeds that both methods have, "
+        "so that its differences are not quite those of the first. Intervals and p are from a paired bootstrap over "
+        f"{drawn} ({DRAWS} draws), p two-sided and Holm-corrected over the methods of the section; that of mean Δ "
+        "stands in the first table too. They say nothing about other seeds."
+    )
+    yield (
+        "A method is called better or worse than the baseline only where both intervals, over seeds and over "
+        f"{drawn}, leave zero to one side; else the two are not told apart."
+    )
+    told = [text for metric, text in _MEANT.items() if metric in {column.metric for column in results.protocol.metrics}]
+    if told:
+        yield f"Of decided classes: {'; '.join(told)}."
+    if runs:
+        threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
+        yield (
+            "Seconds per step are medians, and peak memory is the largest of a run's training, with the cases it keeps "
+            f"in memory and its validation (threads a run: {threads}; runs at a time: {together})."
+        )
+
+
+def findings(results: Results, group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> Iterable[str]:
     """Sentences below the tables of a group."""
     compared = [line for line in lines if line.patients]
     runs = [results.runs[line.row, seed] for line in lines for seed in line.seeds]
@@ -32,29 +66,14 @@ def notes(results: Results, group: Group, columns: Sequence[ScoreColumn], lines:
         }
         for column in columns
     }
-    cases, drawn = {case for listed in scored.values() for case in listed}, drawn_units(results)
+    cases = {case for listed in scored.values() for case in listed}
     budget = f"{span([run['epochs'] for run in runs])} epochs, {span([run['steps'] for run in runs])} steps a run"
-    threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
-    yield (
-        f"{len(runs)} runs on {_population(cases, results)}; {budget}; seconds per step are medians and peak memory is "
-        "the largest of a run's training, with the cases it keeps in memory and its validation "
-        f"(threads a run: {threads}; runs at a time: {together})."
-    )
-    yield (
-        "First table: a run's score is the mean over structures of their means over patients; shown are means over "
-        f"seeds with 95 % t-intervals. Δ is the difference relative to {group.baseline} (Eq. 3 of the CTAN paper; "
-        "positive is better) between runs of the same seed; rank is by mean Δ."
-    )
-    yield from _image_notes(columns, scored, len(cases))
+    yield f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {_population(cases, results)}; {budget}."
+    if any(column.metric in _MEANT for column in columns) and any(len(some) != len(cases) for some in scored.values()):
+        labelled = ", ".join(f"{name} {len(some)}" for name, some in scored.items())
+        yield f"Of {len(cases)} cases those count that have a label: {labelled}."
     if compared:
-        yield (
-            f"Second table: a patient's score is the mean over its structures and over the seeds that both methods "
-            f"have, so that its differences are not quite those of the first. Intervals and p are from a paired "
-            f"bootstrap over {drawn} ({DRAWS} draws), p two-sided and Holm-corrected over {len(compared)} "
-            f"method{'s' if len(compared) > 1 else ''}; that of mean Δ stands in the first table too. They say nothing "
-            "about other seeds."
-        )
-        yield from _verdicts(group, columns, compared, drawn)
+        yield from _verdicts(group, columns, compared)
     yield from _gaps(results, group, lines)
 
 
@@ -65,31 +84,16 @@ def _population(cases: set[str], results: Results) -> str:
     return f"{len(cases)} images or patients in {count} groups (such as lesions), which are drawn as a whole"
 
 
-def _image_notes(columns: Sequence[ScoreColumn], scored: Mapping[str, set[str]], count: int) -> Iterable[str]:
-    """How image-level scores are meant, and how many cases have a label where not all have."""
-    meant = {
-        ACCURACY: "accuracy is over images",
-        BALANCED: "balanced accuracy is the mean over the true classes of the share that was right",
-        AREA: "AUC is that of one class against the rest, as mean over the classes (of two classes that of the second)",
-    }
-    told = [text for metric, text in meant.items() if metric in {column.metric for column in columns}]
-    if told:
-        yield f"Of decided classes: {'; '.join(told)}."
-    if told and any(len(cases) != count for cases in scored.values()):
-        labelled = ", ".join(f"{name} {len(cases)}" for name, cases in scored.items())
-        yield f"Of {count} cases those count that have a label: {labelled}."
-
-
-def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line], drawn: str) -> Iterable[str]:
+def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line]) -> Iterable[str]:
     """What may be claimed: only where the intervals over seeds and over patients both leave zero to one side."""
     for i, name in enumerate([*(column.name for column in columns), "mean Δ"]):
         higher = columns[i].higher_is_better if i < len(columns) else True
-        found: dict[str, list[str]] = {"better": [], "worse": [], _UNTOLD: []}
+        found: dict[str, list[str]] = {"better than": [], "worse than": [], _UNTOLD: []}
         for line in compared:
             over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
-            found[_verdict(over_seeds, line.patients[i], higher)].append(line.row)
-        told = "; ".join(f"{verdict}: {', '.join(rows)}" for verdict, rows in found.items() if rows)
-        yield f"{name} against {group.baseline}, by both intervals (over seeds, over {drawn}): {told}."
+            found[_verdict(over_seeds, line.patients[i], higher)].append(f"'{line.row}'")
+        told = "; ".join(f"{', '.join(rows)} {verdict} '{group.baseline}'" for verdict, rows in found.items() if rows)
+        yield f"{name}: {told}."
 
 
 def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: bool) -> str:
@@ -97,8 +101,8 @@ def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: 
     sign = 1 if higher_is_better else -1
     low, high = sorted((sign * over_patients.low, sign * over_patients.high))
     if over_seeds.low > 0 and low > 0:
-        return "better"
-    return "worse" if over_seeds.high < 0 and high < 0 else _UNTOLD
+        return "better than"
+    return "worse than" if over_seeds.high < 0 and high < 0 else _UNTOLD
 
 
 def _gaps(results: Results, group: Group, lines: Sequence[Line]) -> Iterable[str]:

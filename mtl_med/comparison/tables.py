@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mtl_med.comparison.analysis import Line, analyse
-from mtl_med.comparison.notes import drawn_units, notes, span
+from mtl_med.comparison.notes import conventions, drawn_units, findings, span
 from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results, read_results
 from mtl_med.comparison.scores import of_run, select
@@ -25,7 +25,7 @@ _NONE = "-"
 
 
 def render(folder: str | Path) -> str:
-    """All tables of a comparison: one section per group, and one line per run with what it was made of.
+    """All tables of a comparison: how they are meant, a section per group, and a line per run with what it was made of.
 
     Args:
         folder: holds `protocol.json`, `scores.csv` and `runs.csv`, as `mtl-med compare` writes them.
@@ -35,7 +35,7 @@ def render(folder: str | Path) -> str:
     """
     results = read_results(folder)
     sections = [_section(results, group) for group in results.protocol.groups]
-    return "\n\n".join([*sections, _runs(results)]) + "\n"
+    return "\n\n".join([_bullets(conventions(results)), *sections, _runs(results)]) + "\n"
 
 
 def refresh(text: str, folder: str | Path) -> str:
@@ -67,8 +67,12 @@ def _section(results: Results, group: Group) -> str:
     parts = [f"### {group.title}", _main_table(results, group, columns, lines)]
     if any(line.patients for line in lines):
         parts.append(_patient_table(group, columns, lines, drawn_units(results)))
-    parts.append("\n".join(f"- {note}" for note in notes(results, group, columns, lines)))
+    parts.append(_bullets(findings(results, group, columns, lines)))
     return "\n\n".join(parts)
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _main_table(results: Results, group: Group, columns: Sequence[ScoreColumn], lines: Sequence[Line]) -> str:

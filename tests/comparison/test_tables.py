@@ -82,6 +82,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 EXPECTED = """\
+- First table of each section: a run's score is the mean over structures of their means over patients; shown are means \
+over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between runs of the same seed \
+(Eq. 3 of the CTAN paper; positive is better); rank is by mean Δ.
+- Second table: a patient's score is the mean over its structures and over the seeds that both methods have, so that \
+its differences are not quite those of the first. Intervals and p are from a paired bootstrap over patients (10000 \
+draws), p two-sided and Holm-corrected over the methods of the section; that of mean Δ stands in the first table too. \
+They say nothing about other seeds.
+- A method is called better or worse than the baseline only where both intervals, over seeds and over patients, leave \
+zero to one side; else the two are not told apart.
+- Seconds per step are medians, and peak memory is the largest of a run's training, with the cases it keeps in memory \
+and its validation (threads a run: 1; runs at a time: 2).
+
 ### Small
 
 | method | Dice ↑ | Δ % | dose score, Gy ↓ | Δ % | mean Δ % | rank | p over patients | parameters, M \
@@ -96,20 +108,10 @@ EXPECTED = """\
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | hps | +0.0675 [+0.0600, +0.0750] | <0.001 | -0.150 [-0.250, -0.050] | <0.001 | +7.42 [+6.19, +8.05] | <0.001 | 2 |
 
-- 4 runs on 2 patients; 4 epochs, 40 steps a run; seconds per step are medians and peak memory is the largest of a \
-run's training, with the cases it keeps in memory and its validation (threads a run: 1; runs at a time: 2).
-- First table: a run's score is the mean over structures of their means over patients; shown are means over seeds with \
-95 % t-intervals. Δ is the difference relative to stl (Eq. 3 of the CTAN paper; positive is better) between runs of \
-the same seed; rank is by mean Δ.
-- Second table: a patient's score is the mean over its structures and over the seeds that both methods have, so that \
-its differences are not quite those of the first. Intervals and p are from a paired bootstrap over patients (10000 \
-draws), p two-sided and Holm-corrected over 1 method; that of mean Δ stands in the first table too. They say nothing \
-about other seeds.
-- Dice against stl, by both intervals (over seeds, over patients): better: hps.
-- dose score against stl, by both intervals (over seeds, over patients): not told apart (an interval holds zero or is \
-missing): hps.
-- mean Δ against stl, by both intervals (over seeds, over patients): not told apart (an interval holds zero or is \
-missing): hps.
+- 4 runs on 2 patients; 4 epochs, 40 steps a run.
+- Dice: 'hps' better than 'stl'.
+- dose score: 'hps' not told apart from 'stl'.
+- mean Δ: 'hps' not told apart from 'stl'.
 - Not finished: ctan (0 of 1).
 
 ### Runs of small
@@ -138,7 +140,7 @@ class TestRender:
         text = render(tmp_path)
         assert "| hps | 0.660 [-] | +10.00 [-] | 2.70 [-] | +10.00 [-] | +10.00 [-] | 1 | <0.001 |" in text
         assert "One run only, hence no interval over seeds: stl; hps." in text
-        assert "Dice against stl, by both intervals (over seeds, over patients): not told apart" in text
+        assert "- Dice: 'hps' not told apart from 'stl'." in text
 
     def test_what_training_did_not_tell_is_a_dash(self, tmp_path: Path) -> None:
         done = results()
