@@ -18,18 +18,19 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
     SpatialPadd,
-    SqueezeDimd,
     Transform,
 )
 
 from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.transforms import (
+    BoxOfMaskd,
     CropToMaskd,
     LoadCased,
     RandCropAroundMaskd,
     RandIntensityd,
     RandMirrord,
+    TakeSliced,
     mirror_permutation,
 )
 from mtl_med.prep.body import body_mask as body_of
@@ -124,7 +125,7 @@ def _in_3d(patch_size: Sequence[int]) -> tuple[int, int, int]:
 def _flatten(keys: Sequence[str], patch_size: Sequence[int]) -> list[Transform]:
     """Take the third axis off where patches are slices; the targets are part of the image by then."""
     maps = [key for key in keys if key != "ptv"]
-    return [SqueezeDimd(maps, -1, allow_missing_keys=True)] if len(patch_size) == 2 else []
+    return [TakeSliced(maps)] if len(patch_size) == 2 else []
 
 
 def training_transforms(
@@ -163,6 +164,7 @@ def training_transforms(
             _scale(),
             *_crop_to_mask(tasks, inputs, box, half),
             EnsureTyped(keys, track_meta=False, allow_missing_keys=True),
+            BoxOfMaskd("mask_dose"),
             RandCropAroundMaskd(keys, "mask_dose", box, jitter),
             *([RandMirrord(keys, swap)] if mirror else []),
             RandIntensityd(["image"]),

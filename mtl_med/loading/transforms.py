@@ -19,11 +19,13 @@ from mtl_med.loading.datalist import PRESCRIPTION_SCALE_GY
 from mtl_med.tasks import Task
 
 __all__ = [
+    "BoxOfMaskd",
     "CropToMaskd",
     "LoadCased",
     "RandCropAroundMaskd",
     "RandIntensityd",
     "RandMirrord",
+    "TakeSliced",
     "image_level_label",
     "mirror_permutation",
 ]
@@ -132,6 +134,25 @@ class CropToMaskd(MapTransform):
         return start, start + length
 
 
+class BoxOfMaskd(Transform):
+    """Note the bounding box of a mask as `<mask_key>_box`, so that random crops need not look for it each time.
+
+    Args:
+        mask_key: key of the mask (1, *spatial); an item without it stays as it is.
+    """
+
+    def __init__(self, mask_key: str) -> None:
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        mask = data.get(self.mask_key)
+        return {**data, _box_key(self.mask_key): _bounding_box(mask, mask.shape[1:])} if mask is not None else {**data}
+
+
+def _box_key(mask_key: str) -> str:
+    return f"{mask_key}_box"
+
+
 class RandCropAroundMaskd(Randomizable, MapTransform):
     """Cut one patch of fixed size, placed at random around a mask's bounding box.
 
@@ -140,7 +161,8 @@ class RandCropAroundMaskd(Randomizable, MapTransform):
 
     Args:
         keys: keys of tensors (C, *spatial) to cut.
-        mask_key: key of the mask (1, *spatial); the whole volume counts where it is absent or empty.
+        mask_key: key of the mask (1, *spatial); its box is looked for where `BoxOfMaskd` has not noted it, and the
+            whole volume counts where it is absent or empty.
         patch_size: voxels along each spatial axis.
         jitter: voxels by which the box may be left.
     """
@@ -161,7 +183,7 @@ class RandCropAroundMaskd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         shape = item[self.first_key(item)].shape[1:]
-        boxes = _bounding_box(item.get(self.mask_key), shape)
+        boxes = item.pop(_box_key(self.mask_key), None) or _bounding_box(item.get(self.mask_key), shape)
         starts = [
             self._start(*box, patch, size) for box, patch, size in zip(boxes, self.patch_size, shape, strict=True)
         ]
@@ -192,6 +214,20 @@ def _bounding_box(mask: torch.Tensor | None, shape: Sequence[int]) -> list[tuple
         hits = torch.nonzero(torch.as_tensor(mask).amax(dim=others)).flatten()
         boxes.append((int(hits[0]), int(hits[-1]) + 1))
     return boxes
+
+
+class TakeSliced(MapTransform):
+    """The first slice along the last axis, of tensors (C, X, Y, 1): (C, X, Y).
+
+    Args:
+        keys: keys of the tensors; those that are absent are left alone.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, **{key: data[key][..., 0] for key in self.key_iterator(dict(data))}}
 
 
 class RandMirrord(RandomizableTransform, MapTransform):

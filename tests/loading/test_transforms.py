@@ -13,11 +13,13 @@ from mtl_med.errors import GeometryError, UsageError
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import write_nifti
 from mtl_med.loading.transforms import (
+    BoxOfMaskd,
     CropToMaskd,
     LoadCased,
     RandCropAroundMaskd,
     RandIntensityd,
     RandMirrord,
+    TakeSliced,
     mirror_permutation,
 )
 from mtl_med.tasks import Task
@@ -149,9 +151,28 @@ class TestCrop:
         assert torch.equal(item["image"], item["oar"])
         assert "dose" not in item
 
+    @pytest.mark.parametrize("noted", ["mask", "other"])
+    def test_a_box_that_was_noted_is_used_and_not_passed_on(self, noted: str) -> None:
+        mask = torch.zeros(1, 20, 9, 9)
+        mask[:, 12:14] = 1
+        item = {"image": located((20, 9, 9)), "mask": mask}
+        transform = RandCropAroundMaskd(["image"], "mask", (4, 4, 4))
+        expected = transform.set_random_state(seed=0)(item)
+        found = transform.set_random_state(seed=0)(BoxOfMaskd(noted)(item))
+        assert torch.equal(found["image"], expected["image"])
+        assert found.keys() == item.keys()
+        moved = BoxOfMaskd("mask")(item) | {"mask": torch.ones(1, 20, 9, 9)}
+        assert torch.equal(transform.set_random_state(seed=0)(moved)["image"], expected["image"])
+
     def test_a_volume_smaller_than_the_patch_is_refused(self) -> None:
         with pytest.raises(UsageError, match="a volume of 3 voxels is smaller than the patch of 4"):
             RandCropAroundMaskd(["image"], "mask", (4, 4, 4))({"image": torch.zeros(1, 8, 3, 8)})
+
+
+def test_slices_are_taken_of_what_is_there() -> None:
+    item = TakeSliced(["image", "dose"])({"image": located((4, 3, 1)), "labelled": torch.ones(2)})
+    assert torch.equal(item["image"], located((4, 3, 1))[..., 0])
+    assert item.keys() == {"image", "labelled"} and item["labelled"].shape == (2,)
 
 
 class TestCropToMask:
