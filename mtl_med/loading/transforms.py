@@ -183,7 +183,8 @@ class RandCropAroundMaskd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         shape = item[self.first_key(item)].shape[1:]
-        boxes = item.pop(_box_key(self.mask_key), None) or _bounding_box(item.get(self.mask_key), shape)
+        noted: list[tuple[int, int]] = item.pop(_box_key(self.mask_key), [])
+        boxes = noted or _bounding_box(item.get(self.mask_key), shape)
         starts = [
             self._start(*box, patch, size) for box, patch, size in zip(boxes, self.patch_size, shape, strict=True)
         ]
