@@ -31,12 +31,12 @@ _ENDLESS = 10**6  # epochs
 
 
 def move_batch(batch: Batch, device: torch.device, non_blocking: bool = False) -> Batch:
-    """The tensors of a batch on a device, the image in channels-last layout; everything else as it is."""
+    """The tensors of a batch on a device, the image as a plain tensor in channels-last layout; all else as it is."""
     moved = {
         key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
         for key, value in batch.items()
     }
-    image = torch.as_tensor(moved["image"])
+    image = torch.as_tensor(moved["image"]).as_subclass(torch.Tensor)  # a MetaTensor would slow every layer down
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}[image.ndim]
     moved["image"] = image.contiguous(memory_format=layout)
     return moved
