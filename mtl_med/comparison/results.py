@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mtl_med.comparison.protocol import Protocol, read_protocol
 from mtl_med.comparison.runs import FINISHED, Run
@@ -104,7 +106,7 @@ def write_results(results: Results, out: str | Path) -> None:
 
 
 def read_results(folder: str | Path) -> Results:
-    """What `write_results` wrote.
+    """What `write_results` wrote; each table may have been packed by gzip since, as `scores.csv.gz`.
 
     Raises:
         UsageError: a file is missing, has other columns, or names a run that the comparison does not have.
@@ -123,9 +125,9 @@ def read_results(folder: str | Path) -> Results:
         except ValueError as error:
             raise UsageError(f"line {number}: {error}", where=folder / "scores.csv") from error
         scores[key].append(Row(**{**{name: line[name] for name in COLUMNS}, "value": value}))  # type: ignore[arg-type]
-    path = folder / "groups.csv"
-    groups = {line["case"]: line["group"] for _, line in _lines(path, _GROUP_COLUMNS)} if path.is_file() else {}
-    return Results(protocol, scores, runs, groups)
+    grouped = any(folder.glob("groups.csv*"))
+    listed = _lines(folder / "groups.csv", _GROUP_COLUMNS) if grouped else ()
+    return Results(protocol, scores, runs, {line["case"]: line["group"] for _, line in listed})
 
 
 def _key(line: Mapping[str, str], known: set[Key], path: Path, number: int) -> Key:
@@ -141,16 +143,24 @@ def _key(line: Mapping[str, str], known: set[Key], path: Path, number: int) -> K
 
 def _lines(path: Path, columns: Sequence[str]) -> Iterable[tuple[int, dict[str, str]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with _opened(path) as stream:
             header, *lines = list(csv.reader(stream)) or [[]]
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the path") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot be read: {reason}", where=path, fix="Check the path, or write it again") from error
     if tuple(header) != tuple(columns):
         raise UsageError(f"has the columns {header}, expected {list(columns)}", where=path)
     for number, line in enumerate(lines, start=2):
         if len(line) != len(columns):
             raise UsageError(f"line {number} has {len(line)} fields, expected {len(columns)}", where=path)
         yield number, dict(zip(columns, line, strict=True))
+
+
+def _opened(path: Path) -> TextIO:
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.is_file() and not path.is_file():
+        return gzip.open(packed, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
 
 
 def _csv(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

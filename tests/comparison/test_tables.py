@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -173,6 +174,17 @@ class TestRender:
             stream.write(",".join(line("mtan", 0).values()) + "\n")
         with pytest.raises(UsageError, match=r"runs.csv: line 6: no run 'mtan' with seed 0 belongs here"):
             render(folder)
+
+    def test_packed_tables_are_read_alike(self, folder: Path) -> None:
+        text, path = render(folder), folder / "scores.csv"
+        packed = gzip.compress(path.read_bytes())
+        path.unlink()
+        (folder / "scores.csv.gz").write_bytes(packed)
+        assert render(folder) == text
+        for damaged in (packed[:-20], b"no gzip", packed[:30] + b"xx" + packed[32:]):
+            (folder / "scores.csv.gz").write_bytes(damaged)
+            with pytest.raises(UsageError, match=r"scores.csv: "):
+                render(folder)
 
     @pytest.mark.parametrize("name", ["protocol.json", "runs.csv", "scores.csv"])
     def test_a_missing_file_is_named(self, folder: Path, name: str) -> None:
