@@ -323,7 +323,8 @@ class TestPrediction:
         ({"network_options#chanels": "[4,8]"}, 2, r"unknown option 'chanels' of a network .* Did you mean channels"),
         ({"resume": "maybe"}, 2, r"--resume: 'maybe' is neither true nor false\. Write --resume true or false"),
         ({"dataset_dir": "nowhere"}, 2, r"nowhere: is no study folder \(manifest\.json is missing\)\. Make one with"),
-        ({"epochs": 0}, 2, r"epochs is 0\. Give a positive number of epochs"),
+        ({"epochs": 0}, 2, r"--epochs: is 0, expected a whole number of 1 or more, or None"),
+        ({"limit": "x"}, 2, r"--limit: is 'x', expected a whole number of 1 or more, or None"),
         (
             {"output_dir": "README.md"},
             6,
