@@ -16,8 +16,7 @@ SIDES = {"L": tuple(_LEFT.split()), "R": tuple(_RIGHT.split())}
 FRENCH_SIDES = {"L": (*SIDES["L"], "g"), "R": (*SIDES["R"], "d")}
 """`Poumon G`, `Poumon D`: single letters that are a side in French words alone, and elsewhere anything."""
 
-_WORD = re.compile(r"[A-Za-z0-9]")
-_SEPARATORS = frozenset(" _-.,()/:\t")
+_NO_SEPARATORS = str.maketrans("", "", " _-.,()/:\t")
 _UNFOLDED = str.maketrans(
     {"ß": "ss", "æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "ø": "o", "Ø": "o", "ł": "l", "Ł": "l"}
 )
@@ -26,6 +25,8 @@ _MAX_MARGIN_MM = 20  # of a planning organ at risk volume; more than that is ano
 
 def plain(text: str) -> str:
     """Letters without accents, spaces of one kind; what has no plain form stays."""
+    if text.isascii():
+        return text.strip(" \0")
     spread = unicodedata.normalize("NFKD", text.translate(_UNFOLDED))
     return "".join(letter for letter in spread if not unicodedata.combining(letter)).strip(" \0")
 
@@ -38,9 +39,8 @@ def normal_form(text: str) -> str:
     scripts may stand for anything.
     """
     letters = plain(text)
-    if letters.startswith("_") or any(not _WORD.match(sign) and sign not in _SEPARATORS for sign in letters):
-        return ""
-    return "".join(_WORD.findall(letters)).lower()
+    word = letters.translate(_NO_SEPARATORS)
+    return word.lower() if word.isascii() and word.isalnum() and not letters.startswith("_") else ""
 
 
 def split_side(form: str, sides: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:

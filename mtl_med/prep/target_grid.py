@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, GeometryError
 from mtl_med.geometry import Grid, resample, same_grid
+from mtl_med.parallel import in_threads
 from mtl_med.prep.turning import Box, part_of
 
 __all__ = ["PlacedDose", "extent", "parallel", "place_ct", "place_dose", "spacing_grid"]
@@ -164,11 +165,15 @@ def _interpolate(dose_gy: NDArray[np.float32], to_source: NDArray, box: Box, out
         _neighbours(to_source[axis, axis] * np.arange(side.start, side.stop) + to_source[axis, 3], size)
         for axis, (side, size) in enumerate(zip(box, dose_gy.shape, strict=True))
     )
-    for number, (low, share) in enumerate(zip(z, wz, strict=True)):
-        plane = _between(planes, low, share)
-        wide = plane[:, x] * (1 - wx) + plane[:, np.minimum(x + 1, plane.shape[1] - 1)] * wx
-        full = wide[y] * (1 - wy[:, None]) + wide[np.minimum(y + 1, len(wide) - 1)] * wy[:, None]
+    next_x, next_y = np.minimum(x + 1, planes.shape[2] - 1), np.minimum(y + 1, planes.shape[1] - 1)
+
+    def fill(number: int) -> None:
+        plane = _between(planes, z[number], wz[number])
+        wide = plane[:, x] * (1 - wx) + plane[:, next_x] * wx
+        full = wide[y] * (1 - wy[:, None]) + wide[next_y] * wy[:, None]
         out[:, :, number] = full.T
+
+    in_threads(fill, range(len(z)))
 
 
 def _neighbours(index: NDArray[np.float64], size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
