@@ -20,6 +20,7 @@ from mtl_med.files import read_json, write_json
 __all__ = [
     "boolean",
     "output_folder",
+    "plain_values",
     "prepare",
     "refuse_wrong_overrides",
     "settings_path",
@@ -121,7 +122,8 @@ def _refuse_no_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
         number = "a whole number" if kinds is int else "a number"
         none = ", or None" if name in _OR_NONE else ""
-        raise UsageError(f"is {value!r}, expected {number} of {least:g} or more{none}", where=f"--{name}")
+        fix = f"Write --{name} None" if none and str(value).lower() in ("null", "none") else ""
+        raise UsageError(f"is {value!r}, expected {number} of {least:g} or more{none}", where=f"--{name}", fix=fix)
 
 
 def _is_group(node: Mapping[str, Any]) -> bool:
@@ -164,6 +166,21 @@ def boolean(value: Any, name: str = "value") -> bool:
     if word not in words:
         raise UsageError(f"'{value}' is neither true nor false", where=f"--{name}", fix=f"Write --{name} true or false")
     return words[word]
+
+
+def plain_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which the words of the command line have become values: `true`, `false`, `null`; groups too.
+
+    `--network_options#residual false` arrives as text, which is true wherever it is asked for.
+    """
+    values: dict[str, Any] = {"true": True, "false": False, "null": None, "none": None}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(item) for name, item in value.items()}
+        return values.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    return {name: plain(value) for name, value in options.items()}
 
 
 def output_folder(folder: str | Path, *below: str) -> str:

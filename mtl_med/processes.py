@@ -10,7 +10,15 @@ import torch.distributed as dist
 
 from mtl_med.errors import UsageError
 
-__all__ = ["all_reduce_sum", "finish_processes", "join_processes", "rank", "require_processes", "world_size"]
+__all__ = [
+    "all_reduce_sum",
+    "finish_processes",
+    "join_processes",
+    "rank",
+    "require_processes",
+    "share_buffers",
+    "world_size",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +65,16 @@ def finish_processes() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def share_buffers(network: torch.nn.Module) -> None:
+    """Give every process the first one's buffers, such as the statistics of batch norms, which each takes of its data.
+
+    Data-parallel training does so before a step; what is scored or saved after the last one needs it too.
+    """
+    if world_size() > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:

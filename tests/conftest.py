@@ -132,7 +132,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up study of six cases p0..p5 of 40x36x32 voxels in RAS; the same bytes each time. Read only.
 
     p0..p3 are in split fit, p4 in tune, p5 in validation. Organs are balls of 100, 200, ... HU, Parotid_L and Parotid_R
-    mirror images of each other; Parotid_L of p1 is not contoured; p2 has no dose.
+    mirror images of each other; Parotid_L of p1 is not contoured; p2 has no dose, and no mask of it.
     """
     from mtl_med.manifest import Manifest
 
@@ -173,8 +173,8 @@ def _tiny_case(study: Path, number: int) -> Case:
     add("structures/PTV70", (distance2(0.2, 0.2, 0.2) < 0.1).astype(np.uint8))
     structures["PTV70"] = Structure("PTV70", "target", "contoured")
     add("ct", ct.astype(np.int16))
-    add("mask_dose", body.astype(np.uint8))
     if number != 2:
+        add("mask_dose", body.astype(np.uint8))
         add("dose", (70 * np.exp(-2 * distance2(0.2, 0.2, 0.2)) * body).astype(np.float32))
     case = Case(
         id=f"p{number}",

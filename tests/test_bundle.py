@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtl_med.bundle import boolean, output_folder, refuse_wrong_overrides, trained, write_settings
+from mtl_med.bundle import boolean, output_folder, plain_values, refuse_wrong_overrides, trained, write_settings
 from mtl_med.errors import ModelError, OutputError, UsageError
 
 CONFIG = {
@@ -95,6 +95,7 @@ class TestOverrides:
             ("epochs", "x", "is 'x', expected a whole number of 1 or more, or None"),
             ("epochs", "2.5", "is 2.5, expected a whole number of 1 or more, or None"),
             ("epochs", "0", "is 0, expected a whole number of 1 or more, or None"),
+            ("epochs", "null", "is 'null', expected a whole number of 1 or more, or None. Write --epochs None"),
             ("seed", "None", "is None, expected a whole number of 0 or more"),
             ("seed", "True", "is True, expected a whole number of 0 or more"),
             ("learning_rate", "-1", "is -1, expected a number of 0 or more"),
@@ -129,6 +130,17 @@ class TestOverrides:
 )
 def test_booleans_as_people_write_them(value: object, meaning: bool) -> None:
     assert boolean(value) is meaning
+
+
+def test_words_in_options_become_values() -> None:
+    given = {
+        "residual": "false",
+        "scale": "mean",
+        "oar": {"batch_dice": "True", "ce": None, "scale": 5.0},
+        "top": "null",
+    }
+    meant = {"residual": False, "scale": "mean", "oar": {"batch_dice": True, "ce": None, "scale": 5.0}, "top": None}
+    assert plain_values(given) == meant
 
 
 @pytest.mark.parametrize("value", ["maybe", "", "2", "truee"])

@@ -207,6 +207,7 @@ def execute(run: Run, job: Job, children: Children, environment: Mapping[str, st
         run.begin(job.threads, job.processes)
         if not run.trained:
             _stage(run, job, children, "training", environment, lock)
+            run.note_trained()
         _stage(run, job, children, "evaluation", environment, lock)
         try:
             record = finish(run, time.monotonic() - started)

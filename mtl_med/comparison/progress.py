@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mtl_med.comparison.protocol import Protocol
 from mtl_med.comparison.runs import FINISHED, Run
-from mtl_med.comparison.scores import of_run, select, wanted
-from mtl_med.metrics.rows import read_rows
+from mtl_med.comparison.scores import of_run, select
 
 __all__ = ["duration", "left", "listing", "scores_in_words", "seconds_left"]
 
@@ -47,7 +46,7 @@ def duration(seconds: float) -> str:
 
 def scores_in_words(protocol: Protocol, each: Run) -> str:
     """The run's scores in a few words."""
-    rows = wanted(protocol, read_rows(each.folder / "metrics.csv"))
+    rows = each.scores(protocol)
     found = []
     for column in protocol.metrics:
         own = select(column, rows)

@@ -13,10 +13,9 @@ from typing import Any, TextIO
 
 from mtl_med.comparison.protocol import Protocol, read_protocol
 from mtl_med.comparison.runs import FINISHED, Run
-from mtl_med.comparison.scores import wanted
 from mtl_med.errors import UsageError
 from mtl_med.files import read_json, write_json, write_text
-from mtl_med.metrics.rows import COLUMNS, Row, read_rows
+from mtl_med.metrics.rows import COLUMNS, Row
 
 __all__ = ["RUN_COLUMNS", "Results", "collect", "read_results", "write_results"]
 
@@ -71,7 +70,7 @@ def collect(protocol: Protocol, runs: Iterable[Run]) -> Results:
         )
     return Results(
         protocol,
-        {(run.row, run.seed): wanted(protocol, read_rows(run.folder / "metrics.csv")) for run in done},
+        {(run.row, run.seed): run.scores(protocol) for run in done},
         {key: {name: _text(record.get(name)) for name in RUN_COLUMNS} for key, record in records.items()},
         {case: group for run in done[:1] for case, group in _groups(run).items()},
     )

@@ -11,10 +11,13 @@ from typing import Any
 
 import mtl_med
 from mtl_med.comparison.protocol import MethodRow, Protocol
+from mtl_med.comparison.scores import under_own_tasks, wanted
 from mtl_med.comparison.settings import Bundle, differences, hash_of, overrides_of, settings_of
 from mtl_med.errors import MtlMedError, UsageError
 from mtl_med.files import read_json, safe_name, sha256_file, write_json, write_text
+from mtl_med.metrics.rows import Row, read_rows
 from mtl_med.provenance import code_digest, write_record
+from mtl_med.tasks import as_tasks
 
 __all__ = [
     "FAILED",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 FINISHED, STARTED, FAILED, WAITING, OTHER = "finished", "started", "failed", "waiting", "other settings or data"
-_RECORD, _SETTINGS, _FAILURE = "comparison.json", "settings.json", "failure.txt"
+_RECORD, _SETTINGS, _FAILURE, _TRAINED = "comparison.json", "settings.json", "failure.txt", "trained"
 _SHOWN = 4  # differing settings
 _DIGEST = 10  # characters
 
@@ -67,8 +70,12 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether training is over; its record is written after its weights."""
-        return (self.folder / "run.json").is_file()
+        """Whether the whole training is over, with what follows its last epoch, such as the calibration."""
+        return (self.folder / _TRAINED).is_file()
+
+    def note_trained(self) -> None:
+        """Note that the training ended well, so that a later call goes on with the evaluation."""
+        write_text(self.folder / _TRAINED, "")
 
     def state(self) -> str:
         """`FINISHED`, `STARTED`, `FAILED`, `WAITING`, or `OTHER`: its folder holds a run of other settings or data."""
@@ -91,6 +98,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What `finish` left."""
         return read_json(self.folder / _RECORD)
+
+    def scores(self, protocol: Protocol) -> list[Row]:
+        """The rows of its evaluation that the comparison's scores are made of, under the names of the run's tasks."""
+        rows = read_rows(self.folder / "metrics.csv")
+        return wanted(protocol, under_own_tasks(rows, as_tasks(self.settings.get("train", {}).get("tasks", {}))))
 
     def clear(self) -> None:
         """Empty the folder."""
@@ -166,10 +178,10 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
     Raises:
         MtlMedError: the evaluation left no scores or the training no weights.
     """
-    for name in ("model.pt", "metrics.csv"):
+    for name in ("model.pt", "run.json", "metrics.csv"):
         if not (run.folder / name).is_file():
             raise MtlMedError(f"left no {name}", where=run.folder, fix=f"See {run.log}")
-    training = read_json(run.folder / "run.json") if run.trained else {}
+    training = read_json(run.folder / "run.json")
     parts = read_json(run.folder / _SETTINGS)["parts"]
     best = {name: item.get("epoch") for name, item in training.get("best", {}).items()}
     fields = {
@@ -187,6 +199,7 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
         **{name: training.get(name) for name in ("seconds_per_step", "peak_memory_mib")},
     }
     write_record(run.folder / _RECORD, "compare", fields, ("torch", "monai", "numpy"))
+    (run.folder / _TRAINED).unlink(missing_ok=True)
     return run.record()
 
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from mtl_med.comparison.protocol import Protocol, ScoreColumn
+from mtl_med.metrics import METRICS
 from mtl_med.metrics.classification import auc
 from mtl_med.metrics.dose import OAR_METRICS, TARGET_METRICS
 from mtl_med.metrics.image_rows import Images, images_of
 from mtl_med.metrics.rows import Row
+from mtl_med.tasks import Task
 
-__all__ = ["ACCURACY", "AREA", "BALANCED", "of_patients", "of_run", "patient_means", "select", "wanted"]
+__all__ = [
+    "ACCURACY",
+    "AREA",
+    "BALANCED",
+    "of_patients",
+    "of_run",
+    "patient_means",
+    "select",
+    "under_own_tasks",
+    "wanted",
+]
 
 ACCURACY, BALANCED, AREA = "accuracy", "balanced_accuracy", "auc"
 """Scores of image-level classes; the rows of a patient that they are made of have other names."""
@@ -21,8 +34,30 @@ _IMAGE_ROWS = {
     BALANCED: {"correct"},
     AREA: {"correct", "probability", "probability_of_decision"},
 }
+_OF_MASKS = {metric.name for metric in METRICS["segmentation"]}
 _DVH_SCORE = "dvh_score"
 _DVH_ERRORS = {f"{metric}_abs_error" for metric in (*OAR_METRICS, *TARGET_METRICS)}
+
+
+def under_own_tasks(rows: Iterable[Row], tasks: Sequence[Task]) -> list[Row]:
+    """Rows of segmentations under the task whose class a structure is.
+
+    An evaluation knows what kind a structure is ("oar", "target") but not which task predicted it: a task of organs and
+    targets has rows of both kinds.
+
+    Args:
+        rows: of one run's evaluation.
+        tasks: that the run was trained for; a structure of several of them keeps its kind.
+    """
+    owners: dict[str, list[str]] = {}
+    for task in tasks:
+        for name in task.class_names if task.kind == "segmentation" else ():
+            owners.setdefault(name, []).append(task.name)
+    only = {name: found[0] for name, found in owners.items() if len(found) == 1}
+    return [
+        replace(row, task=only[row.structure]) if row.metric in _OF_MASKS and row.structure in only else row
+        for row in rows
+    ]
 
 
 def wanted(protocol: Protocol, rows: Iterable[Row]) -> list[Row]:

@@ -21,6 +21,7 @@ from monai.transforms import (
     Transform,
 )
 
+from mtl_med.bundle import boolean
 from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.transforms import (
@@ -151,6 +152,7 @@ def training_transforms(
     tasks = as_tasks(tasks)
     check_inputs(inputs, tasks)
     keys = list(_maps(tasks, inputs))
+    mirror = boolean(mirror, "mirror")
     box = _in_3d(patch_size)
     half = max(size // 4 for size in box)
     swap = (

@@ -36,7 +36,8 @@ class LoadCased(Transform):
 
     Adds `image` (1 channel, HU), `ptv` (1 channel, voxelwise maximum of prescription / 70 Gy over the targets) and
     `mask_dose` where the item names them, every pixel task's label (channels as the task has; a channel without label
-    is zero) and `labelled_<task>`, a bool tensor (channels,).
+    is zero) and `labelled_<task>`, a bool tensor (channels,). A case without a dose has no mask of where it is known
+    either; it gets an empty one, so that it fits into a batch with others.
 
     Args:
         tasks: tasks whose labels are read; none for inference.
@@ -57,6 +58,8 @@ class LoadCased(Transform):
             item["ptv"] = _meta(_prescription_map(item["ptv"], grid)[None], grid, source)
         if "mask_dose" in item:
             item["mask_dose"] = _meta(_read_on(item["mask_dose"], grid, np.uint8)[None], grid, source)
+        elif any(task.name == "dose" and not any(item["dose"]) for task in self.tasks):
+            item["mask_dose"] = _meta(np.zeros((1, *grid.shape), np.uint8), grid, source)
         for task in self.tasks:
             labels = item[task.name]
             item[f"labelled_{task.name}"] = torch.tensor([bool(label) for label in labels])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import Compose, EnsureTyped, MapTransform, Randomizable, ScaleIntensityRanged, Transform
 
+from mtl_med.bundle import boolean
 from mtl_med.errors import UsageError
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.pipelines import read_steps
@@ -103,7 +104,7 @@ def volume_training_transforms(
             *_read(tasks, inputs, volume_size, window_hu, spacing_mm),
             EnsureTyped(["image"], dtype=torch.float16, track_meta=False),
             RandZoomCropd(zoom),
-            *([RandMirrord(["image"], {})] if mirror else []),
+            *([RandMirrord(["image"], {})] if boolean(mirror, "augmentation#mirror") else []),
             RandIntensityd(["image"]),
         ]
     )

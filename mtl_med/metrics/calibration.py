@@ -44,9 +44,9 @@ class Calibration:
     reason: str = ""
 
     @classmethod
-    def absent(cls, classes: int) -> Calibration:
+    def absent(cls, classes: int, reason: str = "") -> Calibration:
         """Of a network that was not calibrated: softmax, and the most probable class."""
-        return cls(tuple([1.0 / classes] * classes))
+        return cls(tuple([1.0 / classes] * classes), reason=reason)
 
     @property
     def binary(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mtl_med.bundle import boolean, plain_values
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.assembly import check_options, check_per_task, known_options, options_for, parts
 from mtl_med.networks.ctan import CrossMaskStreams
@@ -103,7 +104,7 @@ def create_network(
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
     row = METHODS[method]
-    options = {**(network_options or {}), **options}
+    options, stacked = plain_values({**(network_options or {}), **options}), boolean(stacked, "stacked")
     streams = [each.streams for each in METHODS.values()]
     check_options(options, known_options(encoder, *streams, *EXCHANGES.values()), encoder)
     taken = known_options(encoder, row.streams, row.exchange)

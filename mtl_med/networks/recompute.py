@@ -41,13 +41,15 @@ class made_again(saved_tensors_hooks):  # noqa: N801 - a context, read as a word
 
     Args:
         x: what not to keep.
-        make: gives a tensor of the same shape and layout, without a graph: once, for all that ask for it.
+        make: gives a tensor of the same shape and layout, without a graph: once, for all that ask for it. It is called
+            under the autocast of now, since the backward pass has none: a norm on a GPU refuses types that differ.
         users: how many will ask.
     """
 
     def __init__(self, x: Tensor, make: Callable[[], Tensor], users: int = 1) -> None:
         place, kind, count = x.data_ptr(), x.dtype, x.numel()
-        made: list[Tensor] = []
+        device, made = x.device.type, list[Tensor]()
+        enabled, lower = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
         def pack(saved: Tensor) -> Tensor | View:
             if saved.data_ptr() == place and saved.dtype == kind and saved.numel() == count:
@@ -58,7 +60,8 @@ class made_again(saved_tensors_hooks):  # noqa: N801 - a context, read as a word
             if isinstance(saved, Tensor):
                 return saved.long() if saved.dtype == torch.int32 else saved
             if not made:
-                made.extend([make()] * users)
+                with torch.autocast(device, lower, enabled):
+                    made.extend([make()] * users)
             return made.pop().to(kind).as_strided(*saved)  # a norm may widen the type under autocast
 
         super().__init__(pack, unpack)

@@ -53,8 +53,12 @@ def calibrate(
         load_into(best.network, trained, weights)
     found = {}
     for task in tasks:
+        counts = list(class_counts(items, tasks, task.name).values())
         rows = tallies[task.name].numpy()
-        fitted = fit_calibration(rows[:, 0], rows[:, 1:], list(class_counts(items, tasks, task.name).values()))
+        if any(counts):
+            fitted = fit_calibration(rows[:, 0], rows[:, 1:], counts)
+        else:
+            fitted = Calibration.absent(len(counts), "no training case has a label of this task")
         found[task.name] = fitted.to_dict()
         _tell(task.name, fitted)
     if rank() == 0:

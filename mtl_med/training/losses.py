@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtl_med.bundle import plain_values
 from mtl_med.errors import UsageError, nearest
 from mtl_med.processes import world_size
 from mtl_med.tasks import Task, as_tasks
@@ -139,6 +140,7 @@ def create_loss(task: Task, **options: Any) -> nn.Module:
     Raises:
         UsageError: unknown option or value.
     """
+    options = plain_values(options)
     check_options(f"the loss of task '{task.name}'", LOSSES[task.kind], options)
     return LOSSES[task.kind](**options)
 

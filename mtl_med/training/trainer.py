@@ -54,7 +54,7 @@ class MultiTaskTrainer(SupervisedTrainer):
         loss_function: gives the tasks' losses and combines them.
         precision: autocast type, None for full precision; fp16 comes with gradient scaling.
         max_grad_norm: gradients are clipped to this norm, those of disjoint networks (STL) each on its own; None
-            leaves them.
+            and 0 leave them.
         aggregator: combines the tasks' gradients on what they share; it gets the losses as the weighting weighs them.
             None for the gradient of the combined loss.
         conflict_every: steps between two measurements of the cosine between the tasks' gradients (see
@@ -132,7 +132,7 @@ class MultiTaskTrainer(SupervisedTrainer):
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
-        if self.max_grad_norm is not None:
+        if self.max_grad_norm:
             for parameters in self.clipped_together:
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if self.grad_scaler is None:

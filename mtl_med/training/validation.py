@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
+from mtl_med.processes import share_buffers
 from mtl_med.training.handlers import Schedule
 from mtl_med.training.runtime import unwrap
 
@@ -86,6 +87,7 @@ class Validation:
         """Run the evaluator when it is due."""
         if engine.state.epoch % self.interval and not self.schedule.is_over(engine):
             return
+        share_buffers(self.best.network)  # else the processes would score networks that differ
         self.evaluator.run()
         scores = {
             name: float(value) for name, value in self.evaluator.state.metrics.items() if name.startswith("score")

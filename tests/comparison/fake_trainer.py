@@ -3,8 +3,9 @@
     python fake_trainer.py ARGS_FILE
 
 Files in the data set's folder are the test's wishes: `fail_<method>_<seed>` fails the training, `unscored_...` the
-evaluation; `die_...` kills the training after its first epoch, and `wait_...` lets it wait there (both once);
-`meet_...` lets it wait for another run.
+evaluation; `die_...` kills the training after its first epoch, `late_...` ends it with an error after its record is
+written, where a calibration is fitted, and `wait_...` lets it wait after its first epoch (all once); `meet_...` lets it
+wait for another run.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ def train() -> None:
     told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
     (OUT / "environment.json").write_text(json.dumps(told))
     (OUT / "run.json").write_text(json.dumps(record))
+    if wished("late", once=True):
+        sys.exit("error: no memory to calibrate.")
+    (OUT / "calibrated.txt").touch()
 
 
 def evaluate() -> None:

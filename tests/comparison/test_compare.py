@@ -62,7 +62,7 @@ class TestWhole:
         for row, seed in ALL:
             assert {path.name for path in folder(out, row, seed).iterdir()} == {
                 *("training.json", "evaluation.json", "settings.json", "comparison.json", "run.json", "run.log"),
-                *("model.pt", "metrics.csv", "epochs.txt", "environment.json"),
+                *("model.pt", "metrics.csv", "epochs.txt", "environment.json", "calibrated.txt"),
             }, "no checkpoint, no predictions"
             assert epochs(out, row, seed) == [1, 2, 3]
 
@@ -247,6 +247,16 @@ class TestFailure:
         assert compare(*words, "--only", "ctan:1") == 0
         assert epochs(out, "ctan", 1) == [1, 2, 3]
         assert json.loads((folder(out, "ctan", 1) / "training.json").read_text())["resume"] is True
+
+    def test_what_follows_the_last_epoch_is_made_up_for(self, compare, words: Words, out: Path, study: Path) -> None:
+        """Else the evaluation would score a model without its calibration."""
+        (study / "late_ctan_1").touch()
+        assert compare(*words, "--only", "ctan:1") == 5
+        assert (folder(out, "ctan", 1) / "run.json").is_file()
+        assert not (folder(out, "ctan", 1) / "calibrated.txt").exists()
+        assert compare(*words, "--only", "ctan:1") == 0
+        assert (folder(out, "ctan", 1) / "calibrated.txt").exists()
+        assert epochs(out, "ctan", 1) == [1, 2, 3]
 
     def test_a_run_in_parts_names_all_its_thread_counts(self, compare, words: Words, out: Path, study: Path) -> None:
         (study / "die_ctan_1").touch()

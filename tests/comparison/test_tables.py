@@ -13,11 +13,12 @@ import pytest
 from mtl_med.comparison.analysis import analyse
 from mtl_med.comparison.protocol import ScoreColumn, parse_protocol
 from mtl_med.comparison.results import RUN_COLUMNS, Results, read_results, write_results
-from mtl_med.comparison.scores import of_patients, of_run, patient_means, select
+from mtl_med.comparison.scores import of_patients, of_run, patient_means, select, under_own_tasks
 from mtl_med.comparison.tables import refresh, render
 from mtl_med.errors import UsageError
 from mtl_med.metrics.rows import Row
 from mtl_med.metrics.summary import aggregate_rows, overall
+from mtl_med.tasks import Task
 
 NAN = float("nan")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -124,6 +125,25 @@ and its validation (threads a run: 1; runs at a time: 2).
 | hps | 0 | 0.6600 | 2.700 | 40 | 3 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
 | hps | 1 | 0.7700 | 3.200 | 40 | 4 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
 """
+
+
+def test_organs_and_targets_of_one_task_are_its_own() -> None:
+    """An evaluation calls them by their kinds; a dose of a structure stays one of the dose."""
+    tasks = [Task("oar", "segmentation", 2, ("Rectum", "PTV")), Task("dose", "regression")]
+    found = under_own_tasks(
+        [
+            Row("a", "oar", "Rectum", "dice", 0.8, "1"),
+            Row("a", "target", "PTV", "dice", 0.2, "1"),
+            Row("a", "dose", "PTV", "D_95_abs_error", 1.0, "Gy"),
+            Row("a", "target", "CTV", "dice", 0.1, "1"),
+        ],
+        tasks,
+    )
+    assert [row.task for row in found] == ["oar", "oar", "dose", "target"]
+    column = ScoreColumn("Dice", "oar", "dice", True, "1")
+    assert of_run(column, select(column, found)) == pytest.approx(0.5)
+    both = [*tasks, Task("again", "segmentation", 1, ("PTV",))]
+    assert [row.task for row in under_own_tasks(found[1:2], both)] == ["oar"], "of two tasks neither"
 
 
 class TestRender:

@@ -83,6 +83,14 @@ class TestLoadCased:
         assert item["dose"].shape == (1, *SHAPE)
         assert not item["dose"].any()
         assert int(item["stage"]) == 0
+        assert item["mask_dose"].shape == (1, *SHAPE), "a case without dose has no file of it, and batches need one"
+        assert not item["mask_dose"].any()
+
+    def test_the_mask_of_a_dose_is_never_made_up(self, write) -> None:
+        item = LoadCased([Task("dose", "regression")])(
+            {"image": write("ct", 0, np.int16), "dose": [write("dose", 30.0, np.float32)]}
+        )
+        assert "mask_dose" not in item
 
     def test_a_class_index(self, write) -> None:
         item = LoadCased([Task("stage", "classification", 3)])({"image": write("ct", 0, np.int16), "stage": ["2"]})

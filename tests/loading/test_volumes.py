@@ -77,8 +77,9 @@ def test_validation_is_inference_with_labels(item: dict) -> None:
     torch.testing.assert_close(seen["image"], expected, atol=1e-5, rtol=0)
 
 
-def test_training_without_chance_is_validation(item: dict) -> None:
-    chain = volume_training_transforms(TASKS, "ct", SIZE, zoom=0.0, mirror=False)
+@pytest.mark.parametrize("mirror", [False, "false"], ids=["value", "word of the command line"])
+def test_training_without_chance_is_validation(item: dict, mirror: bool | str) -> None:
+    chain = volume_training_transforms(TASKS, "ct", SIZE, zoom=0.0, mirror=mirror)
     data = SeededCacheDataset([item], chain, num_workers=1)
     assert data._cache[0]["image"].dtype == torch.float16
     expected = volume_validation_transforms(TASKS, "ct", SIZE)(item)["image"]

@@ -232,6 +232,24 @@ def test_views_of_what_is_made_again_are_not_kept_either() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_is_made_again_is_made_under_the_autocast_of_the_forward_pass(enabled: bool) -> None:
+    """The backward pass runs without; a norm on a GPU would get an input and weights of different types."""
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def make() -> torch.Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return y.detach()
+
+    x = torch.randn(5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled):
+        y = x * 2
+        with made_again(y, make):
+            z = y.exp() * y
+    z.sum().backward()
+    assert seen == [(enabled, torch.bfloat16)]
+
+
 def test_what_is_made_again_has_the_type_of_what_was_there() -> None:
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     y = x * 1

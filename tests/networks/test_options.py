@@ -48,6 +48,20 @@ def test_refused_with_the_nearest(words: dict, message: str) -> None:
         create_network(**{"method": "ctan", "tasks": TASKS, **words})
 
 
+@pytest.mark.parametrize("form", ["named", "network_options"])
+def test_false_as_the_command_line_writes_it_is_false(form: str) -> None:
+    """The word alone would be true: masks would be computed twice, blocks shared, and CTAB given a short cut."""
+    words = {"share_refine": "false", "residual": "false", "deep_supervision": "false", "checkpoint_masks": "false"}
+    values = dict.fromkeys(words, False)
+    made = [
+        create_network("ctan", TASKS, 2, **(given if form == "named" else {"network_options": given}))
+        for given in (words, values)
+    ]
+    assert str(made[0]) == str(made[1])
+    assert made[0].state_dict().keys() == made[1].state_dict().keys()
+    assert str(create_network("ctan", TASKS, 2)) != str(made[0]), "these are not the defaults"
+
+
 @pytest.mark.parametrize(("kind", "word"), [(CTAN, "chanels"), (HPS, "cross_fuse"), (MTAN, "scale"), (STL, "reduce")])
 def test_a_class_refuses_what_none_of_its_parts_takes(kind: type, word: str) -> None:
     with pytest.raises(UsageError, match=f"unknown option '{word}'"):

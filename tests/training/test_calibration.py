@@ -136,6 +136,13 @@ def test_without_a_best_model_or_image_level_task_nothing_happens(validation, we
     assert trained(weights, "calibration", {}) == {}
 
 
+def test_a_task_that_no_training_case_has_a_label_of_stops_no_other(validation, weights: Path, caplog) -> None:
+    found = calibrate(validation, [item | {"severe": [""]} for item in ITEMS], weights)
+    assert Calibration.from_dict(found["severe"]) == Calibration.absent(2, "no training case has a label of this task")
+    assert found["diagnosis"]["cases"] == COUNT
+    assert "calibration of task severe: no training case has a label of this task" in caplog.text
+
+
 def test_too_few_cases_are_told(weights: Path, caplog) -> None:
     found = calibrate(validation_of(cases()[:4]), ITEMS, weights)
     assert found["diagnosis"]["temperature"] == 1.0

@@ -156,6 +156,18 @@ class TestEvaluator:
         assert evaluator.state.metrics == {"score": 0.0, "score/oar": 0.0, "score/dose": 0.0}
 
 
+def test_a_largest_norm_of_zero_switches_clipping_off() -> None:
+    """As elsewhere; else every gradient would become zero and the run would learn nothing."""
+    found = []
+    for norm in (0.0, None):
+        engine = trainer([batch()])
+        engine.max_grad_norm = norm
+        engine.run()
+        found.append([parameter.grad.clone() for parameter in engine.network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert any(bool(gradient.any()) for gradient in found[0])
+
+
 @pytest.mark.parametrize(("method", "alone"), [("stl", True), ("hps", False)])
 def test_disjoint_networks_are_clipped_each_on_its_own(method: str, alone: bool) -> None:
     """A steep loss of one task must not shorten the step of a network that has nothing to do with it."""

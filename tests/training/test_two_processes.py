@@ -100,6 +100,16 @@ def test_a_task_without_labels_does_not_make_them_wait(runs: Runs, task: str) ->
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+def test_batch_norms_end_with_the_same_statistics(runs: Runs) -> None:
+    """Each process has its own until the first one's are shared, which has to be before they are scored and saved."""
+    first, second = runs("batch-norm", 2, {"batch_size": 1, "epochs": 1, "network_options#norm": "batch"})
+    statistics = {key: value for key, value in first.items() if "running_" in key}
+    assert statistics
+    assert all(torch.equal(value, second[key]) for key, value in statistics.items())
+    saved = torch.load(runs.folder / "batch-norm" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, saved[key]) for key, value in statistics.items())
+
+
 def test_started_alone_the_config_says_how_to_start_it(runs: Runs, tmp_path: Path) -> None:
     configs = [str(runs.root / BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
     done = runs.python.run(
