@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.dosimetry.inputs import DoseCase, Options, is_nifti, on_grid, read_any_dose
+from mtl_med.dosimetry.inputs import DoseCase, Options, frame_of_reference, is_nifti, on_grid, read_any_dose
 from mtl_med.errors import CaseError, NothingFoundError, UsageError
 from mtl_med.files import safe_name
 from mtl_med.geometry import Grid, reorient, require_same_grid
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mtl_med.prep.names import NameTable
 
 __all__ = ["case_name", "from_dicom_folder", "from_files"]
+
+_MOST_VOXELS = 1 << 28
 
 
 def case_name(path: Path) -> str:
@@ -122,7 +124,10 @@ def _masks_of(path: Path) -> list[tuple[str, NDArray[np.bool_], Grid]]:
 
 
 def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
-    """An RTSTRUCT drawn on the grid of the dose, or on one of a wanted spacing over it."""
+    """An RTSTRUCT drawn on the grid of the dose, or on one of a wanted spacing over it.
+
+    The grid goes on as far as the structures do: what of them lies beyond the dose counts as unknown and not as cut.
+    """
     from mtl_med.io.rtstruct import read_rtstruct
     from mtl_med.prep.dicom_structures import draw
     from mtl_med.prep.packed_masks import PackedMasks
@@ -136,6 +141,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
     values, own, notes = read_any_dose(dose)
     values, own = reorient(values, own)
     grid = own if options.grid in ("", "dose") else spacing_grid(own, _spacing(options.grid))
+    grid = _widened(grid, [contour for roi in structures.rois for contour in roi.contours])
     placed, known, _ = on_grid(values, own, grid, Options(resample=True), dose)
     contoured = [bool(roi.contours) for roi in structures.rois]
     matches = _table().match_all([(roi.name, roi.interpreted_type) for roi in structures.rois], contoured)
@@ -165,11 +171,25 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
     )
 
 
+def _widened(grid: Grid, contours: Sequence[NDArray]) -> Grid:
+    """A grid with whole voxels added on each side until it holds all contours; as it is where it would become huge."""
+    if not contours:
+        return grid
+    points = np.concatenate(contours)
+    indices = (points - grid.affine[:3, 3]) @ np.linalg.inv(grid.affine[:3, :3]).T
+    low = np.minimum(np.floor(indices.min(axis=0)), 0)
+    high = np.maximum(np.ceil(indices.max(axis=0)), np.array(grid.shape) - 1)
+    shape = (high - low + 1).astype(int)
+    if not (np.isfinite(shape).all() and float(np.prod(shape, dtype=float)) <= _MOST_VOXELS):
+        return grid
+    affine = grid.affine.copy()
+    affine[:3, 3] += grid.affine[:3, :3] @ low
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
 def _same_frame(dose: Path, frame: str, rtstruct: Path) -> str:
     """Frame of reference of dose and structures; "" where one of them names none."""
-    from mtl_med.io.rtdose import read_dose_header
-
-    other = "" if dose.is_dir() or is_nifti(dose) else read_dose_header(dose).frame_of_reference
+    other = frame_of_reference(dose)
     if frame and other and frame != other:
         raise CaseError(
             "the structures belong to another frame of reference than the dose",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.dosimetry.files import case_name
-from mtl_med.dosimetry.inputs import is_nifti, read_any_dose
+from mtl_med.dosimetry.inputs import frame_of_reference, is_nifti, read_any_dose
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, CaseError, NothingFoundError, UsageError
 from mtl_med.geometry import Grid, require_same_grid, resample
 from mtl_med.io.nifti import read_nifti, write_nifti
@@ -21,12 +22,13 @@ from mtl_med.manifest import Case, Manifest
 from mtl_med.metrics.dose_errors import signed_error_rows
 from mtl_med.metrics.gamma import NOT_EVALUATED, Gamma, GammaOptions, gamma_index, gamma_rows
 from mtl_med.metrics.rows import Row, write_rows
-from mtl_med.parallel import map_cases
+from mtl_med.parallel import at_least_one, map_cases
 
 __all__ = ["add_arguments", "compare_doses", "run"]
 
 MAP_FILE = "gamma.nii.gz"
 _USUAL = GammaOptions()
+_log = logging.getLogger(__name__)
 
 
 def compare_doses(
@@ -94,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-once-passed", action="store_true", help=about)
     about = "pymedphys needs numba, and is about three times as fast (default: pymedphys where numba is installed)"
     parser.add_argument("--interpolation", choices=("scipy", "pymedphys"), default="", help=about)
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases at a time (default: 1)")
+    parser.add_argument("--workers", type=at_least_one, default=1, metavar="N", help="cases at a time (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -166,8 +168,18 @@ def _of_case(case: Case, evaluated: Path, mask: Path | None) -> Doses:
 
 
 def _of_files(reference: Path, evaluated: Path, mask: Path | None) -> Doses:
-    planned, grid, _ = read_any_dose(reference)
-    dose, other, _ = read_any_dose(evaluated)
+    planned, grid, notes = read_any_dose(reference)
+    dose, other, more = read_any_dose(evaluated)
+    frames = frame_of_reference(reference), frame_of_reference(evaluated)
+    if all(frames) and frames[0] != frames[1]:
+        raise CaseError(
+            "the doses belong to different frames of reference",
+            where=evaluated,
+            why=f"Where they lie in the reference {reference.name} is unknown",
+            fix="Compare doses of one CT",
+        )
+    for path, note in [*((reference, note) for note in notes), *((evaluated, note) for note in more)]:
+        _log.warning("%s: %s", path, note)
     return planned, grid, dose, other, _mask(mask, grid), None
 
 

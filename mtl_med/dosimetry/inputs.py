@@ -19,7 +19,16 @@ from mtl_med.manifest import Case
 if TYPE_CHECKING:
     from mtl_med.io.rtdose_dvh import Dvh
 
-__all__ = ["DoseCase", "Options", "from_case", "is_nifti", "on_grid", "read_any_dose", "with_prescriptions"]
+__all__ = [
+    "DoseCase",
+    "Options",
+    "frame_of_reference",
+    "from_case",
+    "is_nifti",
+    "on_grid",
+    "read_any_dose",
+    "with_prescriptions",
+]
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,15 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
+def frame_of_reference(dose: Path) -> str:
+    """UID of the frame of reference of an RTDOSE; "" where it has none, and of a NIfTI file or a prediction."""
+    if dose.is_dir() or is_nifti(dose):
+        return ""
+    from mtl_med.io.rtdose import read_dose_header
+
+    return read_dose_header(dose).frame_of_reference
+
+
 def read_any_dose(
     path: Path, prescription_gy: float | None = None
 ) -> tuple[NDArray[np.float32], Grid, tuple[str, ...]]:
@@ -167,7 +185,9 @@ def read_any_dose(
         from mtl_med.io.rtdose import read_rtdose
 
         read = read_rtdose(path)
-        return read.dose_gy, read.grid, read.notes
+        whole = read.summation in ("", "PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
+        told = () if whole else (f"its summation type is {read.summation}: it may be a part of the treatment",)
+        return read.dose_gy, read.grid, (*read.notes, *told)
     dose, grid = read_nifti(path, np.float32)
     bad = int(np.count_nonzero(~np.isfinite(dose)))
     if bad:

@@ -14,7 +14,7 @@ from mtl_med.prep.body import body_mask
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.recipe import ReaderOptions, StructureFact
-from mtl_med.prep.target_grid import PlacedDose, extent, place_dose
+from mtl_med.prep.target_grid import Coverage, PlacedDose, extent, place_dose
 from mtl_med.prep.turning import part_of
 
 __all__ = ["KnownDose", "assemble"]
@@ -54,6 +54,7 @@ def assemble(
     facts: Mapping[str, StructureFact],
     dose: KnownDose | None,
     options: ReaderOptions,
+    coverage: Coverage | None = None,
 ) -> RawCase:
     """The case on the grid of its masks, as the engine wants it.
 
@@ -67,6 +68,7 @@ def assemble(
         facts: name -> fact, of structures that are not contoured too.
         dose: the dose, if there is one.
         options: what the user decides: whether a target may leave the dose grid, and whether faces go.
+        coverage: what the dose grid covers of the structures before they were cut to it; None where they were not.
 
     Raises:
         GeometryError: the dose grid does not cover a target.
@@ -81,7 +83,7 @@ def assemble(
     volumes: dict[str, NDArray] = {"ct": ct}
     if dose is not None and within is not None:
         placed = place_dose(dose.dose_gy, dose.grid, masks.grid)
-        _check_coverage(case_id, placed, dose.grid, masks, facts, options, told)
+        _check_coverage(case_id, placed, dose.grid, masks, facts, options, told, coverage)
         volumes["dose"] = placed.dose_gy
         if dose.mask is not None:
             within = dose.mask & within if options.deface else dose.mask
@@ -115,17 +117,24 @@ def _check_coverage(
     facts: Mapping[str, StructureFact],
     options: ReaderOptions,
     told: _Told,
+    coverage: Coverage | None,
 ) -> None:
     """Measure how much of each target the dose grid covers; less than all of it needs the user's word."""
+    drawn = coverage.percent if coverage is not None else {}
     for name, fact in facts.items():
-        if fact.kind != "target" or not masks.voxels.get(name):
+        if fact.kind != "target":
+            if fact.kind == "oar" and drawn.get(name, 100) < 100:
+                told.remarks.append(f"{name} is cut: the dose grid covers {min(drawn[name], 99.9):.3g} % of it")
             continue
-        percent = placed.known_percent(*masks.part(name))
+        if not masks.voxels.get(name) and name not in drawn:
+            continue
+        percent = drawn[name] if name in drawn else placed.known_percent(*masks.part(name))
         told.measures[f"{name}.dose_coverage_percent"] = percent
         if percent == 100:
             continue
         share = f"{min(percent, 99.9):.3g} %"
-        lies = f"dose {extent(dose_grid)}; {name} {extent(part_of(masks.grid, masks.part(name)[1]))}"
+        place = coverage.extents[name] if coverage else extent(part_of(masks.grid, masks.part(name)[1]))
+        lies = f"dose {extent(dose_grid)}; {name} {place}"
         if not options.allow_partial_dose:
             raise GeometryError(
                 f"dose grid covers {share} of {name} (expected 100 %): {lies}",

@@ -54,7 +54,7 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--structures", type=Path, dest="table", metavar="FILE", help=about)
     about = "grid of a case: ct (default), dose, or a spacing in mm for all axes, such as 3"
     group.add_argument("--grid", type=_grid, default="ct", metavar="ct|dose|MM", help=about)
-    about = "interpolate uneven slices and tilted gantries instead of refusing them"
+    about = "interpolate uneven slices, and take masks of another grid by the nearest voxel, instead of refusing them"
     group.add_argument("--resample", action="store_true", help=about)
     about = "go on where structures or dose belong to another frame of reference"
     group.add_argument("--force", action="store_true", help=about)

@@ -15,6 +15,7 @@ from mtl_med.geometry import Grid
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.rasterise import rasterise
 from mtl_med.prep.recipe import ReaderOptions, StructureFact
+from mtl_med.prep.target_grid import Coverage
 
 if TYPE_CHECKING:
     from mtl_med.io.rtplan import Prescription
@@ -64,7 +65,7 @@ def draw(
     rois: Sequence[Roi],
     matches: Sequence[Match],
     grid: Grid,
-    masks: PackedMasks,
+    masks: PackedMasks | Coverage,
     *,
     frame_of_reference: str,
     slice_pitch_mm: float,

@@ -15,6 +15,7 @@ from mtl_med.files import read_json, write_text
 from mtl_med.manifest import Case, Manifest
 from mtl_med.parallel import Outcome, map_cases, worker_processes
 from mtl_med.prep.convert import PREP_VERSION, Job, prepare_case, read_quality
+from mtl_med.prep.identity import is_pseudonym
 from mtl_med.prep.mosaic import write_mosaics
 from mtl_med.prep.quality import quality_table
 from mtl_med.prep.quality_page import write_quality_page
@@ -264,16 +265,24 @@ def _require_same_identities(out: Path, *, hidden: bool) -> None:
     Raises:
         UsageError: it would.
     """
-    record = out / "run.json"
-    if not record.is_file():
-        return
-    fields = read_json(record, "Choose another --out, or remove it if you know how the study was made")
-    if not isinstance(fields, dict):
-        raise UsageError("is no record of a run", where=record, fix="Choose another --out")
-    earlier = bool(fields.get("deidentified"))
-    if earlier != hidden:
-        told = "with" if earlier else "without"
-        raise UsageError(f"holds a study that was made {told} --deidentify", where=out, fix="Choose another --out")
+    for record in (out / "run.json", *sorted(out.glob("run-*of*.json"))):
+        if not record.is_file():
+            continue
+        fields = read_json(record, "Choose another --out, or remove it if you know how the study was made")
+        if not isinstance(fields, dict):
+            raise UsageError("is no record of a run", where=record, fix="Choose another --out")
+        earlier = bool(fields.get("deidentified"))
+        if earlier != hidden:
+            told = "with" if earlier else "without"
+            raise UsageError(f"holds a study that was made {told} --deidentify", where=out, fix="Choose another --out")
+    # A run that was stopped leaves cases and no record.
+    named = [case for case in (out / "cases").glob("[!.]*") if not is_pseudonym(case.name)] if hidden else []
+    if named:
+        raise UsageError(
+            f"holds {len(named)} cases that were made without --deidentify",
+            where=out / "cases",
+            fix="Choose another --out, or remove them",
+        )
 
 
 def _told(recipe: Recipe, source: Path, how: How, started: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 import stat
 from hashlib import sha256
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from mtl_med.errors import OutputError, UsageError
 
-__all__ = ["Pseudonyms", "key_file"]
+__all__ = ["Pseudonyms", "is_pseudonym", "key_file"]
 
 _HEADER = "mtl_med key 1"
 _KEY_BYTES = 32
@@ -159,3 +160,8 @@ def _link(part: Path, path: Path) -> None:
         raise
     except OSError:  # a file system without hard links: not whole for a moment, but still made once
         _write(path, part.read_text(encoding="ascii"))
+
+
+def is_pseudonym(case_id: str) -> bool:
+    """Whether an id has the form of those that `Pseudonyms.case_id` gives."""
+    return re.fullmatch(r"case_[0-9a-f]{16}", case_id) is not None

@@ -65,7 +65,7 @@ class ReaderOptions:
 
     Args:
         grid: "ct" for the grid of the images, "dose" for that of the dose, or a spacing in mm.
-        resample: interpolate uneven slices and tilted gantries instead of refusing them.
+        resample: interpolate uneven slices, and take masks of another grid by the nearest voxel, not refuse them.
         force: go on where structures or dose name another frame of reference.
         allow_partial_dose: go on where the dose grid does not cover a target.
         interpolate_gaps: fill missing contours between others.

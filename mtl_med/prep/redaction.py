@@ -38,8 +38,10 @@ class Redactor:
         self._texts: re.Pattern[str] | None = None
         roots = {str(form) for folder in folders for form in (folder.absolute(), folder.resolve())} - {"/"}
         self._roots = sorted(roots, key=len, reverse=True)
-        # To the end of the path: a colon before a space, as in "path: what is wrong", a quote, or the end of the line.
-        paths = "|".join(rf"{re.escape(root)}(?:[/\\](?:(?!:\s)[^\n'\"])*)?(?![\w-])" for root in self._roots)
+        # To the end of the path: a colon before a space, as in "path: what is wrong", unless a folder's name goes on
+        # behind it; a quote, unless a letter follows, as in O'Brien, or such a name; or the end of the line.
+        on = r"(?:[^\n'\":]|:(?!\s)|['\"](?=\w)|[:'\"](?=[^\n:'\"]*[/\\]))*"
+        paths = "|".join(rf"{re.escape(root)}(?:[/\\]{on})?(?![\w-])" for root in self._roots)
         self._paths = re.compile(paths) if paths else None
         self.add(strings)
 

@@ -10,14 +10,54 @@ from numpy.typing import NDArray
 from mtl_med.errors import CaseError, GeometryError
 from mtl_med.geometry import Grid, resample, same_grid
 from mtl_med.parallel import in_threads
-from mtl_med.prep.turning import Box, part_of
+from mtl_med.prep.turning import Box, bounding_box, part_of
 
-__all__ = ["PlacedDose", "extent", "parallel", "place_ct", "place_dose", "spacing_grid"]
+__all__ = ["Coverage", "PlacedDose", "extent", "parallel", "place_ct", "place_dose", "spacing_grid"]
 
 AIR_HU = -1000.0
 MOST_VOXELS = 1 << 30
 _TOLERANCE = 1e-3  # of a voxel, by which a point may lie outside the outermost voxel centres
 _PARALLEL = 1e-4  # sine of the angle up to which axes count as parallel
+
+
+class Coverage:
+    """What share of structures a dose grid covers, measured on the grid that they were drawn on.
+
+    A case on the grid of the dose holds no voxel beyond it, so that its masks cannot tell. Takes masks as
+    `PackedMasks` does.
+
+    Args:
+        dose: grid of the dose.
+
+    Attributes:
+        voxels: name -> number of voxels.
+        percent: name -> share of them between the dose's outermost voxel centres.
+        extents: name -> where the structure lies, RAS mm.
+    """
+
+    def __init__(self, dose: Grid) -> None:
+        self.dose = dose
+        self.voxels: dict[str, int] = {}
+        self.percent: dict[str, float] = {}
+        self.extents: dict[str, str] = {}
+
+    def add(self, name: str, mask: NDArray[np.uint8], grid: Grid) -> None:
+        """Measure a mask.
+
+        Args:
+            name: of the structure.
+            mask: (X, Y, Z), 0 or 1.
+            grid: its grid.
+        """
+        self.voxels[name] = int(np.count_nonzero(mask))
+        if not self.voxels[name]:
+            return
+        box = bounding_box(mask)
+        part = part_of(grid, box)
+        shape = part.shape
+        inside = _inside(np.linalg.inv(self.dose.affine) @ part.affine, _whole(shape), self.dose.shape)
+        self.percent[name] = 100.0 * float(np.count_nonzero(inside & (mask[box] != 0))) / self.voxels[name]
+        self.extents[name] = extent(part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +163,7 @@ def place_dose(dose_gy: NDArray[np.float32], source: Grid, target: Grid) -> Plac
         CaseError: the grids do not meet.
     """
     if same_grid(source, target):
-        whole = slice(0, target.shape[0]), slice(0, target.shape[1]), slice(0, target.shape[2])
-        return PlacedDose(dose_gy, whole, np.ones(target.shape, dtype=bool))
+        return PlacedDose(dose_gy, _whole(target.shape), np.ones(target.shape, dtype=bool))
     to_source = np.linalg.inv(source.affine) @ target.affine
     box = _box(source, target)
     shape = tuple(side.stop - side.start for side in box)
@@ -143,6 +182,10 @@ def place_dose(dose_gy: NDArray[np.float32], source: Grid, target: Grid) -> Plac
         placed[box] = resample(dose_gy, source, part_of(target, box))
         placed[box][~known] = 0
     return PlacedDose(placed, box, known)
+
+
+def _whole(shape: tuple[int, int, int]) -> Box:
+    return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
 
 
 def _aligned(to_source: NDArray, shape: tuple[int, int, int]) -> bool:

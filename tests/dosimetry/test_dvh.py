@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -167,6 +168,35 @@ def test_dicom_files_and_the_dvh_that_the_dose_file_holds(dicom_rt_data, tmp_pat
     assert _value(rows, "PTV", "volume") == pytest.approx(49.09, abs=0.01)
     assert _value(rows, "PTV", "D_95") == pytest.approx(45.353, abs=0.001)
     assert not [row for row in rows if row.metric.startswith("stored") and row.structure != "PTV"]
+
+
+def test_structures_beyond_the_dose_are_unknown_there_and_not_cut(dicom_rt_data, tmp_path, capsys):
+    """Without a CT contours are drawn on the grid of the dose; here it ends in the middle of the organs."""
+    folder = dicom_rt_data / "eclipse_prostate"
+    dose = dcmread(folder / "RD.dcm")
+    frames, kept = int(dose.NumberOfFrames), 30
+    dose.PixelData = dose.PixelData[: len(dose.PixelData) * kept // frames]
+    dose.NumberOfFrames, dose.GridFrameOffsetVector = kept, dose.GridFrameOffsetVector[:kept]
+    dose.save_as(tmp_path / "RD.dcm")
+    words = ["--structures", folder / "RS.dcm", "--goals", "prostate"]
+    _, whole = _dvh(tmp_path / "whole.csv", "--dose", folder / "RD.dcm", *words)
+    capsys.readouterr()
+    _, half = _dvh(tmp_path / "half.csv", "--dose", tmp_path / "RD.dcm", *words)
+    shares = {name: _value(half, name, "dose_known") for name in ("Rectum", "Bladder", "PTV")}
+    assert all(_value(whole, name, "dose_known") == 100 for name in shares)
+    assert 0 < shares["Bladder"] < shares["Rectum"] < shares["PTV"] == 100
+    for name in shares:
+        assert _value(half, name, "volume") == pytest.approx(_value(whole, name, "volume"), rel=1e-6)
+    assert re.search(r"not told Bladder +V65Gy < 50 % .* of its voxels have a known dose", capsys.readouterr().out)
+
+
+def test_a_dose_of_a_part_of_the_treatment_says_so(dicom_rt_data, tmp_path, capsys):
+    folder = dicom_rt_data / "eclipse_prostate"
+    dose = dcmread(folder / "RD.dcm")
+    dose.DoseSummationType = "BEAM"
+    dose.save_as(tmp_path / "RD.dcm")
+    assert _dvh(tmp_path / "a.csv", "--dose", tmp_path / "RD.dcm", "--structures", folder / "RS.dcm")[0] == 0
+    assert "its summation type is BEAM: it may be a part of the treatment" in "".join(capsys.readouterr())
 
 
 def _fault(capsys, *words) -> tuple[int, str]:

@@ -98,6 +98,18 @@ def test_signed_errors_on_another_grid_count_where_both_are_known():
     assert gamma.outside == 0 and math.isnan(values["signed_error_10-30%"])
 
 
+def test_doses_of_two_frames_of_reference_are_refused(dicom_rt_data, tmp_path, capsys):
+    from pydicom import dcmread
+
+    file = dicom_rt_data / "eclipse_prostate" / "RD.dcm"
+    other = dcmread(file)
+    other.FrameOfReferenceUID = "1.2.3"
+    other.save_as(tmp_path / "RD.dcm")
+    assert main(["gamma", str(file), str(tmp_path / "RD.dcm"), "--out", str(tmp_path / "g.csv"), *QUICK]) == 5
+    assert "the doses belong to different frames of reference" in capsys.readouterr().err
+    assert not (tmp_path / "g.csv").exists()
+
+
 def test_bad_input_gets_one_clear_sentence(doses, tiny_study, capsys):
     plan, high, out = doses / "plan.nii.gz", doses / "high.nii.gz", ["--out", doses / "x.csv"]
     write_nifti(doses / "nan.nii.gz", np.full(GRID.shape, np.nan, np.float32), GRID)

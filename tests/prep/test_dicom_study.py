@@ -363,3 +363,13 @@ def test_names_and_pseudonyms_do_not_mix(prep: Prep, clinic, tmp_path: Path, cap
     assert prep(clinic[0] / "monaco") == 0
     assert prep(clinic[0] / "monaco", "--deidentify") == 2
     assert "made without --deidentify" in capsys.readouterr().err
+    (tmp_path / "study" / "run.json").unlink()  # as a run leaves it that was stopped
+    assert prep(clinic[0] / "monaco", "--deidentify") == 2
+    assert "cases: holds 1 cases that were made without --deidentify" in capsys.readouterr().err
+
+
+def test_shards_with_names_do_not_mix_with_pseudonyms(prep: Prep, clinic, tmp_path: Path, capsys) -> None:
+    assert prep(clinic[0] / "monaco", "--shard", "1/1") == 0
+    for words in (("--deidentify",), ("--deidentify", "--shard", "1/2")):
+        assert prep(clinic[0] / "monaco", *words) == 2
+        assert "made without --deidentify" in capsys.readouterr().err

@@ -93,6 +93,9 @@ def test_paths_of_the_source_are_not_told(tmp_path: Path) -> None:
     file = source / "DOE JOHN, 1960" / "CT: 1.dcm"
     assert redactor.redact(f"{file}: is empty") == "[source file]: 1.dcm: is empty"
     assert redactor.redact(f"cannot open '{source}/DOE/x.dcm'") == "cannot open '[source file]'"
+    for name in ("O'Brien Mary", 'Mary "May" Doe', "Smith: John", "a:b"):
+        assert redactor.redact(f"{source}/{name}/ct.nii.gz: it differs") == "[source file]: it differs"
+        assert redactor.redact(f"cannot open '{source}/{name}/ct.nii.gz'") == "cannot open '[source file]'"
     assert redactor.redact(f"see {source}") == "see [source file]"
     assert redactor.redact(f"{tmp_path}/export2/a") == f"{tmp_path}/export2/a"
     assert redactor.redact(f"{tmp_path}/study") == f"{tmp_path}/study"

@@ -7,8 +7,11 @@ dose is interpolated linearly, and is unknown outside its own grid.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +31,15 @@ from mtl_med.prep.raw import RawCase, Source
 from mtl_med.prep.recipe import ReaderOptions, Recipe
 from mtl_med.prep.recipe_table import table_of
 from mtl_med.prep.redaction import Redactor
-from mtl_med.prep.target_grid import parallel, place_ct, spacing_grid
+from mtl_med.prep.target_grid import Coverage, parallel, place_ct, spacing_grid
 from mtl_med.prep.turning import turn_to_ras
 
 if TYPE_CHECKING:
     from mtl_med.io.dicom_series import CtSeries
     from mtl_med.io.rtdose import RtDose
     from mtl_med.io.rtplan import RtPlan
+    from mtl_med.io.rtstruct import Roi
+    from mtl_med.prep.name_rows import Match
 
 __all__ = ["read", "scan", "structures"]
 
@@ -99,10 +104,11 @@ def _read(source: DicomSource, recipe: Recipe) -> RawCase:
     series = replace(series, hu=np.empty((0, 0, 0), dtype=np.int16))  # the memory of its voxels is not needed twice
     ct, grid = turn_to_ras(ct, native)
     masks = PackedMasks(grid)
-    drawn = _structures(source, recipe, series, native, masks, redactor)
+    coverage = Coverage(dose.grid) if dose is not None and options.grid == "dose" else None
+    drawn = _structures(source, recipe, series, native, masks, redactor, coverage)
     if plan:
         prescribe(drawn, plan.prescriptions)
-    case = assemble(source.id, ct, masks, drawn.facts, _in_ras(dose), options)
+    case = assemble(source.id, ct, masks, drawn.facts, _in_ras(dose), options, coverage)
     notes = [*source.remarks, *series.notes, *(plan.notes if plan else ()), *(dose.notes if dose else ())]
     if beyond_percent:
         notes.append(f"{beyond_percent:.3g} % of the grid lie beyond the CT and are filled with air")
@@ -174,7 +180,13 @@ def _grid(ct: Grid, dose: RtDose | None, options: ReaderOptions, source: DicomSo
 
 
 def _structures(
-    source: DicomSource, recipe: Recipe, series: CtSeries, native: Grid, masks: PackedMasks, redactor: Redactor
+    source: DicomSource,
+    recipe: Recipe,
+    series: CtSeries,
+    native: Grid,
+    masks: PackedMasks,
+    redactor: Redactor,
+    coverage: Coverage | None,
 ) -> Drawn:
     from mtl_med.io.rtstruct import read_rtstruct
 
@@ -190,18 +202,30 @@ def _structures(
         [(roi.name, roi.interpreted_type) for roi in rois], [bool(roi.contours) for roi in rois], hide
     )
     redactor.add(roi.name for roi, match in zip(rois, matches, strict=True) if hide and match.original != roi.name)
-    drawn = draw(
+    drawing = partial(
+        draw,
         rois,
         matches,
-        native,
-        masks,
         frame_of_reference=series.frame_of_reference,
         slice_pitch_mm=series.grid.spacing_mm[2],
         options=options,
         where=source.rtstruct,
     )
-    drawn.remarks[:0] = [*structures.notes, *(match.remark for match in matches if match.remark)]
+    drawn = drawing(native, masks)
+    if coverage is not None:
+        drawing(series.grid, coverage)
+    notes = _renamed(structures.notes, rois, matches) if hide else structures.notes
+    drawn.remarks[:0] = [*notes, *(match.remark for match in matches if match.remark)]
     return drawn
+
+
+def _renamed(notes: Sequence[str], rois: Sequence[Roi], matches: Sequence[Match]) -> list[str]:
+    """Remarks of an RTSTRUCT under the names that its structures got: some are too short to be found by a redactor."""
+    pairs = zip(rois, matches, strict=True)
+    names = {f"structure '{roi.name}'": f"structure '{match.original}'" for roi, match in pairs}
+    longest = sorted(filter(None, names), key=len, reverse=True)
+    known = re.compile("|".join(map(re.escape, longest)))
+    return [known.sub(lambda found: names[found[0]], note) for note in notes] if longest else list(notes)
 
 
 def _in_ras(dose: RtDose | None) -> KnownDose | None:

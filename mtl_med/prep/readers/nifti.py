@@ -24,10 +24,12 @@ from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.raw import RawCase, Source
 from mtl_med.prep.recipe import Recipe, StructureFact
 from mtl_med.prep.recipe_table import table_of
-from mtl_med.prep.target_grid import place_ct, spacing_grid
+from mtl_med.prep.target_grid import Coverage, place_ct, spacing_grid
 from mtl_med.prep.turning import turn_to_ras
 
 __all__ = ["read", "scan", "structures"]
+
+_MOST_TOLD = 8  # values of a label map without a name
 
 
 def read(source: Source, recipe: Recipe) -> RawCase:
@@ -67,17 +69,18 @@ def _read(source: NiftiSource, recipe: Recipe) -> RawCase:
     ct, beyond_percent = place_ct(_hounsfield(stored, path), own, target)
     ct, grid = turn_to_ras(ct, target)
     masks = PackedMasks(grid)
-    matches = _structures(source, recipe, target, masks)
+    coverage = Coverage(dose.grid) if dose is not None and options.grid == "dose" else None
+    matches, notes = _structures(source, recipe, target, masks, coverage)
     facts = {
         match.name: StructureFact(match.original, match.name, match.kind, match.prescription_gy, match.above)
         for match in matches
     }
     if dose is not None:
         dose = _with_mask(dose, source, target, recipe)
-    case = assemble(source.id, ct, masks, facts, dose, options)
+    case = assemble(source.id, ct, masks, facts, dose, options, coverage)
     if beyond_percent:
         case.remarks.append(f"{beyond_percent:.3g} % of the grid lie beyond the CT and are filled with air")
-    case.remarks += [match.remark for match in matches if match.remark]
+    case.remarks += [*notes, *(match.remark for match in matches if match.remark)]
     case.unmatched = {match.original: match.name for match in matches if not match.matched}
     return case
 
@@ -117,22 +120,34 @@ def _with_mask(dose: KnownDose, source: NiftiSource, target: Grid, recipe: Recip
     return replace(dose, mask=reorient(mask, target)[0])
 
 
-def _structures(source: NiftiSource, recipe: Recipe, target: Grid, masks: PackedMasks) -> list[Match]:
-    """Put all structures into `masks`; what they are."""
+def _structures(
+    source: NiftiSource, recipe: Recipe, target: Grid, masks: PackedMasks, coverage: Coverage | None
+) -> tuple[list[Match], list[str]]:
+    """Put all structures into `masks`; what they are, and sentences about what was left out."""
     options = recipe.options
     hide = Pseudonyms.read(options.key).structure if options.key else None
     files = {found.structure: path for path, found in source.parts.items() if found.role == "structure"}
     labels = _labels(source, recipe)
     names = [*files, *labels.values()]
     matches = table_of(recipe).match_all([(name, "") for name in names], hide=hide)
+
+    def put(name: str, mask: NDArray[np.uint8], grid: Grid, path: Path) -> None:
+        if coverage is not None:
+            coverage.add(name, mask, grid)
+        masks.add(name, _placed(mask, grid, target, recipe, path), target)
+
     for match, path in zip(matches, files.values(), strict=False):
-        masks.add(match.name, _placed(*_mask(path), target, recipe, path), target)
+        put(match.name, *_mask(path), path)
+    notes = []
     label_map = source.path("labels")
     if label_map is not None:
         stored, grid = read_nifti(label_map)
         for match, value in zip(matches[len(files) :], labels, strict=True):
-            masks.add(match.name, _placed((stored == value).view(np.uint8), grid, target, recipe, label_map), target)
-    return matches
+            put(match.name, (stored == value).view(np.uint8), grid, label_map)
+        if unnamed := [f"{value:g}" for value in np.unique(stored) if value and value not in labels]:
+            listed = ", ".join(unnamed[:_MOST_TOLD]) + (", ..." if len(unnamed) > _MOST_TOLD else "")
+            notes.append(f"values of the label map that the recipe does not name are left out: {listed}")
+    return matches, notes
 
 
 def _labels(source: NiftiSource, recipe: Recipe) -> dict[int, str]:

@@ -126,6 +126,28 @@ def test_a_target_that_leaves_the_dose_needs_the_users_word(made_study: MadeStud
     assert any(remark.startswith("dose grid covers 50 % of PTV_7000") for remark in case.remarks)
 
 
+def test_on_the_grid_of_the_dose_a_target_that_leaves_it_needs_the_users_word_too(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    """Its mask is cut there, so that the mask itself would say that all of it is covered."""
+    study = made_study().ct().rtstruct(refer="series")
+    study.variant(slices=3).rtdose()
+    with pytest.raises(GeometryError, match=r"dose grid covers 50 % of PTV_7000 \(expected 100 %\): .*z 45..60 mm"):
+        read_only(study.folder, with_options(grid="dose"))
+    case = read_only(study.folder, with_options(grid="dose", allow_partial_dose=True))
+    assert case.grid.shape == (12, 10, 3) and case.masks["PTV_7000"].sum() == 4 * 3 * 2
+    assert case.measures["PTV_7000.dose_coverage_percent"] == 50
+    assert "Bladder is cut: the dose grid covers 66.7 % of it" in case.remarks
+
+
+def test_a_target_beside_the_dose_is_refused_on_every_grid(made_study: MadeStudy, with_options: Options) -> None:
+    study = made_study().ct().rtstruct(refer="series")
+    study.variant(slices=2, position=tuple(study.point(0, 0, 5))).rtdose()
+    for grid in ("ct", "dose"):
+        with pytest.raises(GeometryError, match="dose grid covers 0 % of PTV_7000"):
+            read_only(study.folder, with_options(grid=grid))
+
+
 def test_dose_beside_the_ct_is_refused(made_study: MadeStudy, with_options: Options) -> None:
     study = made_study().ct().rtstruct()
     study.variant(position=(500.0, 500.0, 500.0)).rtdose()
@@ -355,6 +377,19 @@ def test_errors_of_a_deidentified_run_tell_nothing(
         prepare_case(recipe, tmp_path, False, Job(source, "fit"))
     text = f"{caught.value!r} {caught.value} {caught.value.where}"
     assert not any(secret.lower() in text.lower() for secret in SECRETS), text
+
+
+@pytest.mark.parametrize("name", ["JS", "J.S.", "Bo", "12", "\u738b\u4f1f"])
+def test_short_names_of_structures_are_not_told_either(
+    made_study: MadeStudy, with_options: Options, key: Path, name: str
+) -> None:
+    """They may be somebody's initials, and are too short to be looked for in sentences."""
+    study = made_study()
+    study.ct().rtstruct({**study.usual_rois(), name: ("", ())})
+    case = read_only(study.folder, with_options(key=key))
+    (told,) = [remark for remark in case.remarks if "is not drawn" in remark]
+    assert re.fullmatch(r"structure 'ROI_[0-9a-f]{8}' is not drawn", told)
+    assert f"'{name}'" not in str([case.remarks, case.account, case.facts, case.unmatched])
 
 
 def test_a_head_is_noted_only_where_names_are_hidden(made_study: MadeStudy, with_options: Options, key: Path) -> None:

@@ -113,6 +113,9 @@ def test_label_maps_by_their_names(tmp_path: Path, changed: Changed) -> None:
     case = read_only(tmp_path, changed({"labels": {"1": "Bladder", "3": "PTV_5040", "4": "Rectum"}}))
     assert np.array_equal(case.masks["PTV_5040"], PTV[::-1, ::-1]) and not case.masks["Rectum"].any()
     assert case.masks["Bladder"].sum() == BLADDER.sum()
+    assert not [remark for remark in case.remarks if "label map" in remark]
+    case = read_only(tmp_path, changed({"labels": {"1": "Bladder"}}))
+    assert "values of the label map that the recipe does not name are left out: 3" in case.remarks
 
 
 def test_dose_in_another_unit_and_on_its_own_grid(tmp_path: Path, changed: Changed) -> None:
@@ -132,8 +135,9 @@ def test_a_dose_that_leaves_a_target_is_refused(tmp_path: Path, changed: Changed
     folder = write_case(tmp_path / "p1")
     short = Grid((12, 10, 4), GRID.affine)
     write_nifti(folder / "dose.nii.gz", np.full(short.shape, 50, dtype=np.float32), short)
-    with pytest.raises(GeometryError, match="covers 50 % of PTV_5040"):
-        read_only(tmp_path, changed())
+    for grid in ("ct", "dose"):
+        with pytest.raises(GeometryError, match="covers 50 % of PTV_5040"):
+            read_only(tmp_path, changed(grid=grid))
     case = read_only(tmp_path, changed(allow_partial_dose=True))
     assert case.measures["PTV_5040.dose_coverage_percent"] == 50
     assert case.volumes["mask_dose"].sum() == BODY[:, :, :4].sum()
