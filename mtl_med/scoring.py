@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mtl_med.dosimetry.inputs import known_dose
 from mtl_med.errors import CaseError
 from mtl_med.geometry import Grid, picture_grid, reorient, require_same_grid, same_grid
 from mtl_med.io import results
@@ -96,13 +97,15 @@ def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[R
         for name in case.names(kind)
         if name in truth
     }
+    stored = {key: _read(case, key) for key in ("dose", "mask_dose")}
     return dose_rows(
         case.id,
-        _read(case, "dose"),
+        stored["dose"],
         _on_grid(*found, grid, folder / results.DOSE_FILE),
-        _read(case, "mask_dose") > 0,
+        stored["mask_dose"] > 0,
         structures,
         voxel_mm3=grid.voxel_volume_mm3,
+        known=known_dose(case, stored.__getitem__),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ __all__ = [
     "frame_of_reference",
     "from_case",
     "is_nifti",
+    "known_dose",
     "on_grid",
     "read_any_dose",
     "with_prescriptions",
@@ -119,7 +121,7 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
         raise CaseError("has no dose", where=case.id, fix="Give one with --dose, or another case")
     values, grid, notes = read_any_dose(dose or case.path("dose"), case.prescription_gy)
     placed, covered, told = on_grid(values, grid, case.grid, options or Options(), dose or case.path("dose"))
-    known = _known(case, case.grid)
+    known = known_dose(case, partial(_stored, case, case.grid))
     if covered is not None:
         known = covered if known is None else known & covered
     contoured = {name: item for name, item in case.structures.items() if item.status != "not_contoured"}
@@ -137,17 +139,23 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
     )
 
 
-def _known(case: Case, grid: Grid) -> NDArray[np.bool_] | None:
-    """Where the planned dose is known: not where it is 0 outside of mask_dose, if an outline was drawn (see there)."""
+def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_] | None:
+    """Where the planned dose of a case is known, as `from_case` says it: None for everywhere.
+
+    Args:
+        case: of a study.
+        stored: gives its arrays "mask_dose" and "dose".
+    """
     if not case.has("mask_dose") or not case.names("external"):
         return None
-    known = np.zeros(grid.shape, dtype=bool)
-    for key in ("mask_dose", "dose"):
-        if case.has(key):
-            array, found = read_nifti(case.path(key))
-            require_same_grid(found, grid, where=str(case.path(key)))
-            known |= array != 0
-    return known
+    known: NDArray[np.bool_] = stored("mask_dose") != 0
+    return known | (stored("dose") != 0) if case.has("dose") else known
+
+
+def _stored(case: Case, grid: Grid, key: str) -> NDArray:
+    array, found = read_nifti(case.path(key))
+    require_same_grid(found, grid, where=str(case.path(key)))
+    return array
 
 
 def is_nifti(path: Path) -> bool:

@@ -165,6 +165,7 @@ def dose_rows(
     *,
     voxel_mm3: float,
     task: str = "dose",
+    known: NDArray | None = None,
 ) -> list[Row]:
     """All dose scores of one case as rows.
 
@@ -177,6 +178,7 @@ def dose_rows(
             empty ones are skipped.
         voxel_mm3: volume of a voxel, mm^3.
         task: name of the task.
+        known: (X, Y, Z) where the planned dose is known: only these voxels of a structure count. None for everywhere.
 
     Returns:
         Rows `dose_score`, `mae_in_mask`, `mae_whole_grid`, and per structure, DVH metric and convention
@@ -191,9 +193,9 @@ def dose_rows(
     rows = [Row(case, task, "", metric, value, "Gy", convention) for (metric, convention), value in scores.items()]
     inside = np.where(np.asarray(possible_dose_mask, dtype=bool), predicted_gy, 0.0)
     for name, (kind, mask) in structures.items():
-        if not np.any(mask):
+        voxels = np.asarray(mask, dtype=bool) if known is None else np.asarray(mask, dtype=bool) & known
+        if not voxels.any():
             continue
-        voxels = np.asarray(mask, dtype=bool)
         pair = [np.asarray(dose)[voxels].astype(np.float64) for dose in (true_gy, inside)]
         for convention in CONVENTIONS:
             true, predicted = (_metrics_of(doses, kind, voxel_mm3, convention) for doses in pair)

@@ -22,6 +22,7 @@ from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.manifest import Manifest
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import read_rows
+from mtl_med.scoring import Wanted, score_case
 
 GRID = Grid((12, 10, 8), np.diag([2.0, 2.0, 2.5, 1.0]))
 
@@ -145,6 +146,10 @@ def test_unknown_dose_is_left_out_where_an_outline_was_drawn(files, tmp_path):
     case = Case("c", "fit", tmp_path, GRID, paths, structures=structures)
     (found,) = [item for name, item in structure_doses(from_case(case)) if name == "Rectum"]
     assert found.known_percent == 75.0 and found.ascending_gy.min() == 20.0
+    write_nifti(tmp_path / "predicted" / "dose.nii.gz", dose, GRID)
+    for counted, mean in ((case, 20.0), (replace(case, structures={"Rectum": structures["Rectum"]}), 15.0)):
+        rows = score_case(Wanted(True, {}), (counted, tmp_path / "predicted"))
+        assert _value(rows, "Rectum", "mean_true") == mean, "evaluate counts what dvh counts"
     bare = replace(case, structures={"Rectum": structures["Rectum"]})
     ((_, found),) = structure_doses(from_case(bare))
     assert found.known_percent == 100.0 and found.ascending_gy.min() == 0.0

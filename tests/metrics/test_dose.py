@@ -163,5 +163,19 @@ def test_the_prediction_outside_the_mask_changes_no_dvh():
     assert dvh_score(both[0]) == dvh_score(both[1]) == 0.0
 
 
+def test_voxels_whose_planned_dose_is_unknown_count_in_no_dvh():
+    """An organ half outside of the dose grid would get half its mean, and half its error."""
+    true, predicted, mask = _four_voxels()
+    organ, known = np.array([[[0, 1, 1, 0]]]), mask > 0
+    structures = {"Rectum": ("oar", organ), "Femur": ("oar", np.array([[[0, 0, 0, 1]]]))}
+    rows = dose_rows("a", true, predicted, mask, structures, voxel_mm3=1000.0, known=known)
+    found = {(row.structure, row.metric): row.value for row in rows}
+    assert (found["Rectum", "mean_true"], found["Rectum", "mean_abs_error"]) == (20.0, 1.0)
+    assert ("Femur", "mean_true") not in found
+    plain = dose_rows("a", true, predicted, mask, structures, voxel_mm3=1000.0)
+    assert {(row.structure, row.metric): row.value for row in plain}["Rectum", "mean_true"] == 10.0
+    assert dvh_score(rows) > dvh_score(plain)
+
+
 def test_no_structure_gives_no_dvh_score():
     assert math.isnan(dvh_score([]))
