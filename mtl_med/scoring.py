@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.dosimetry.inputs import known_dose
 from mtl_med.errors import CaseError
 from mtl_med.geometry import Grid, picture_grid, reorient, require_same_grid, same_grid
 from mtl_med.io import results
@@ -20,7 +19,7 @@ from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import LABEL_MAP, Row
 from mtl_med.metrics.segmentation import segmentation_rows
 
-__all__ = ["Wanted", "score_case"]
+__all__ = ["Wanted", "known_dose", "score_case"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,22 @@ def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[n
         if item.status != "not_contoured" and (name in wanted.structures or (with_dvh and item.kind != "external"))
     ]
     return {name: _read(case, f"structures/{name}") > 0 for name in names}
+
+
+def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_] | None:
+    """Where the planned dose of a case is known; None for everywhere.
+
+    Where an outline of the patient was drawn and neither mask_dose nor the planned dose says anything, it is not known,
+    and never 0. Without an outline mask_dose is the data set's own, outside of which the dose is 0 by definition.
+
+    Args:
+        case: of a study.
+        stored: gives its arrays "mask_dose" and "dose".
+    """
+    if not case.has("mask_dose") or not case.names("external"):
+        return None
+    known: NDArray[np.bool_] = stored("mask_dose") != 0
+    return known | (stored("dose") != 0) if case.has("dose") else known
 
 
 def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:

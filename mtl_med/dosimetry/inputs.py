@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from mtl_med.geometry import Grid, reorient, require_same_grid, same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import has_dose, read_dose
 from mtl_med.manifest import Case
+from mtl_med.scoring import known_dose
 
 if TYPE_CHECKING:
     from mtl_med.io.rtdose_dvh import Dvh
@@ -26,7 +27,6 @@ __all__ = [
     "frame_of_reference",
     "from_case",
     "is_nifti",
-    "known_dose",
     "on_grid",
     "read_any_dose",
     "with_prescriptions",
@@ -137,19 +137,6 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
         gaps={name: "not contoured" for name in case.structures if name not in contoured},
         notes=(*notes, *told),
     )
-
-
-def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_] | None:
-    """Where the planned dose of a case is known, as `from_case` says it: None for everywhere.
-
-    Args:
-        case: of a study.
-        stored: gives its arrays "mask_dose" and "dose".
-    """
-    if not case.has("mask_dose") or not case.names("external"):
-        return None
-    known: NDArray[np.bool_] = stored("mask_dose") != 0
-    return known | (stored("dose") != 0) if case.has("dose") else known
 
 
 def _stored(case: Case, grid: Grid, key: str) -> NDArray:
