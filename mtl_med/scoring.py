@@ -91,7 +91,10 @@ def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_
 
     Args:
         case: of a study.
-        stored: gives its arrays "mask_dose" and "dose".
+        stored: gives its arrays "mask_dose" and "dose" (Gy), (X, Y, Z) on the grid of the case.
+
+    Returns:
+        (X, Y, Z) bool, or None.
     """
     if not case.has("mask_dose") or not case.names("external"):
         return None

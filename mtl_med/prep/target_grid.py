@@ -54,8 +54,7 @@ class Coverage:
             return
         box = bounding_box(mask)
         part = part_of(grid, box)
-        shape = part.shape
-        inside = _inside(np.linalg.inv(self.dose.affine) @ part.affine, _whole(shape), self.dose.shape)
+        inside = _inside(np.linalg.inv(self.dose.affine) @ part.affine, _whole(part.shape), self.dose.shape)
         self.percent[name] = 100.0 * float(np.count_nonzero(inside & (mask[box] != 0))) / self.voxels[name]
         self.extents[name] = extent(part)
 
