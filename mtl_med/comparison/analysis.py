@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results
 from mtl_med.comparison.samples import sample_of
@@ -20,7 +22,7 @@ from mtl_med.comparison.statistics import (
     t_interval,
 )
 from mtl_med.metrics.bootstrap import drawn_together
-from mtl_med.metrics.relative import relative_performances
+from mtl_med.metrics.relative import mean_over_tasks, relative_performances
 
 __all__ = ["Line", "analyse"]
 
@@ -35,7 +37,8 @@ class Line:
         paired_seeds: those of them that the baseline has too.
         scores: per metric, over the seeds.
         deltas: per metric, relative difference to the baseline, %, over the paired seeds. Empty for the baseline.
-        mean_delta: mean of the deltas over the metrics, over the paired seeds.
+        differences: per metric, in its own unit, this row minus the baseline, over the paired seeds.
+        mean_delta: mean of the deltas over the tasks, a task's being the mean over its metrics, over the paired seeds.
         rank: 1 is the best mean delta, the baseline's being 0; 0 without one.
         patients: per metric, and last for the mean delta, over the patients. Empty for the baseline.
         p_adjusted: their p-values after Holm's correction over the methods of the table.
@@ -46,6 +49,7 @@ class Line:
     paired_seeds: tuple[int, ...]
     scores: tuple[Estimate, ...]
     deltas: tuple[Estimate, ...] = ()
+    differences: tuple[Estimate, ...] = ()
     mean_delta: Estimate = NOTHING
     rank: int = 0
     patients: tuple[Difference, ...] = ()
@@ -73,12 +77,15 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
             scores=tuple(t_interval([values[i] for values in own.values()]) for i in range(len(columns))),
         )
         if paired:
-            base = [figures[group.baseline][seed] for seed in paired]
-            deltas = relative_performances(base, [own[seed] for seed in paired], higher)
+            base = np.array([figures[group.baseline][seed] for seed in paired])
+            method = np.array([own[seed] for seed in paired])
+            deltas = relative_performances(base, method, higher)
+            means = mean_over_tasks(deltas, [column.task for column in columns])
             line = replace(
                 line,
                 deltas=tuple(t_interval(column) for column in deltas.T.tolist()),
-                mean_delta=t_interval(deltas.mean(axis=1).tolist()),
+                differences=tuple(t_interval(column) for column in (method - base).T.tolist()),
+                mean_delta=t_interval(means.tolist()),
                 patients=tuple(_over_patients(results, group.baseline, row, paired, columns, draws)),
             )
         lines.append(line)
@@ -98,8 +105,9 @@ def _over_patients(
     cases = sorted({score.case for scores in found for score in scores if score.case})
     base, method = ([sample_of(column, listed, cases) for column in columns] for listed in runs)
     higher = [column.higher_is_better for column in columns]
+    tasks = [column.task for column in columns]
     groups = drawn_together(cases, results.groups) if results.groups else None
-    return paired_bootstrap(base, method, higher, groups=groups, draws=draws)
+    return paired_bootstrap(base, method, higher, tasks=tasks, groups=groups, draws=draws)
 
 
 def _ranked(lines: list[Line], baseline: str) -> list[Line]:

@@ -27,7 +27,8 @@ def conventions(results: Results) -> Iterable[str]:
     yield (
         "First table of each section: a run's score is the mean over structures of their means over patients; shown "
         "are means over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between "
-        "runs of the same seed (Eq. 3 of the CTAN paper; positive is better); rank is by mean Δ."
+        "runs of the same seed (Eq. 3 of the CTAN paper; positive is better), and mean Δ the mean over tasks of a "
+        "task's mean over its scores; rank is by mean Δ."
     )
     yield (
         "Second table: a patient's score is the mean over its structures and over the seeds that both methods have, "
@@ -45,8 +46,9 @@ def conventions(results: Results) -> Iterable[str]:
     if runs:
         threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
         yield (
-            "Seconds per step are medians, and peak memory is the largest of a run's training, with the cases it keeps "
-            f"in memory and its validation (threads a run: {threads}; runs at a time: {together})."
+            "Seconds per step are medians, and peak memory is the most that training and its validation take beyond "
+            "what is in use before the first step, the weights and the cases kept in memory; the largest of a row's "
+            f"runs (threads a run: {threads}; runs at a time: {together})."
         )
 
 
@@ -74,6 +76,7 @@ def findings(results: Results, group: Group, columns: Sequence[ScoreColumn], lin
         yield f"Of {len(cases)} cases those count that have a label: {labelled}."
     if compared:
         yield from _verdicts(group, columns, compared)
+        yield from _margins(group, columns, compared)
     yield from _gaps(results, group, lines)
 
 
@@ -103,6 +106,26 @@ def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: 
     if over_seeds.low > 0 and low > 0:
         return "better than"
     return "worse than" if over_seeds.high < 0 and high < 0 else _UNTOLD
+
+
+def _margins(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[Line]) -> Iterable[str]:
+    """Whether a row is not worse than the baseline by more than was fixed beforehand, over seeds."""
+    for i, column in enumerate(columns):
+        if column.name not in group.not_worse_by:
+            continue
+        margin = group.not_worse_by[column.name]
+        unit = "" if column.unit == "1" else f" {column.unit}"
+        bound, limit = ("lower", f"-{margin:g}") if column.higher_is_better else ("upper", f"+{margin:g}")
+        for line in (line for line in compared if line.differences[i].count > 1):
+            found = line.differences[i]
+            kept = found.low > -margin if column.higher_is_better else found.high < margin
+            told = "is" if kept else "is not"
+            side = "above" if column.higher_is_better else "below"
+            yield (
+                f"{column.name}: '{line.row}' minus '{group.baseline}' is {found.mean:+.4f} "
+                f"[{found.low:+.4f}, {found.high:+.4f}]{unit} over {found.count} paired seeds: the {bound} end of the "
+                f"95 % interval {told} {side} {limit}{unit}."
+            )
 
 
 def _gaps(results: Results, group: Group, lines: Sequence[Line]) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,15 @@ class Group:
         baseline: the row that the others are compared with.
         rows: names of its rows.
         metrics: names of its scores.
+        not_worse_by: scores -> how much worse than the baseline's, in their own unit, a row's may be and still count as
+            not worse; a sentence tells whether the interval over seeds keeps to that.
     """
 
     title: str
     baseline: str
     rows: tuple[str, ...]
     metrics: tuple[str, ...]
+    not_worse_by: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,7 @@ def _groups(
     groups = []
     for number, item in enumerate(values):
         here = f"{where}[{number}]"
-        refuse_unknown(typed(item, dict, here), {"title", "baseline", "rows", "metrics"}, here)
+        refuse_unknown(typed(item, dict, here), {"title", "baseline", "rows", "metrics", "not_worse_by"}, here)
         chosen = _names(take(item, "rows", list, here), row_names, f"{here}.rows", "row")
         baseline = take(item, "baseline", str, here)
         if baseline not in chosen:
@@ -254,8 +257,18 @@ def _groups(
                 f"the baseline '{baseline}' is none of its rows", where=here, fix=nearest(baseline, chosen)
             )
         scores = _names(take(item, "metrics", list, here, list(metric_names)), metric_names, here, "metric")
-        groups.append(Group(table_text(take(item, "title", str, here), here), baseline, chosen, scores))
+        margins = _margins(take(item, "not_worse_by", dict, here, {}), scores, f"{here}.not_worse_by")
+        groups.append(Group(table_text(take(item, "title", str, here), here), baseline, chosen, scores, margins))
     return tuple(groups)
+
+
+def _margins(fields: Mapping[str, Any], scores: tuple[str, ...], where: str) -> dict[str, float]:
+    for name, value in fields.items():
+        if name not in scores:
+            raise UsageError(f"there is no metric '{name}' in this group", where=where, fix=nearest(name, scores))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise UsageError(f"is {value!r}", where=f"{where}.{name}", fix="Give a number from 0, in the score's unit")
+    return {name: float(value) for name, value in fields.items()}
 
 
 def _names(values: list, known: tuple[str, ...], where: str, what: str) -> tuple[str, ...]:

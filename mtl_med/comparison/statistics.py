@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mtl_med.comparison.samples import Sample
 from mtl_med.errors import UsageError
 from mtl_med.metrics.bootstrap import LEVEL
-from mtl_med.metrics.relative import relative_performances
+from mtl_med.metrics.relative import mean_over_tasks, relative_performances
 
 __all__ = ["DRAWS", "NOTHING", "Difference", "Estimate", "holm", "paired_bootstrap", "t_interval"]
 
@@ -85,6 +85,7 @@ def paired_bootstrap(
     method: Sequence[Sample],
     higher_is_better: Sequence[bool],
     *,
+    tasks: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -96,14 +97,15 @@ def paired_bootstrap(
         baseline: M scores of the same P patients.
         method: the same. A patient counts for a score where both are defined.
         higher_is_better: M directions.
+        tasks: the task that each score is of; default: each score is a task of its own.
         groups: (P,) what is drawn as a whole, such as the lesion of an image; default: each patient alone.
         draws: number of drawn sets, each of as many groups as there are.
         seed: of the draws.
         level: coverage of the percentile intervals.
 
     Returns:
-        M differences method - baseline in the metrics' own units, then the mean relative difference over the metrics
-        (%, positive is better: Eq. 3 of the CTAN paper, taken of the scores over patients).
+        M differences method - baseline in the metrics' own units, then the relative difference as mean over the
+        tasks (%, positive is better: Eq. 3 of the CTAN paper, taken of the scores over patients).
 
     Raises:
         UsageError: other numbers of scores, directions or patients.
@@ -132,7 +134,8 @@ def paired_bootstrap(
         relative = relative_performances(scores[0], scores[1], higher_is_better)
     counts = [np.unique(index[defined]).size for defined in both]
     found = [_difference(column, n, level) for column, n in zip((scores[1] - scores[0]).T, counts, strict=True)]
-    return [*found, _difference(relative.mean(axis=1), min(counts, default=names.size), level)]
+    of_task = tasks if tasks is not None else [str(column) for column in range(len(both))]
+    return [*found, _difference(mean_over_tasks(relative, of_task), min(counts, default=names.size), level)]
 
 
 def _difference(values: NDArray[np.float64], patients: int, level: float) -> Difference:

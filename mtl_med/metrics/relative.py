@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtl_med.errors import UsageError
 
-__all__ = ["relative_performance", "relative_performances"]
+__all__ = ["mean_over_tasks", "relative_performance", "relative_performances"]
 
 
 def relative_performances(
@@ -39,6 +39,26 @@ def relative_performances(
         )
     signs = np.where(higher_is_better, -1.0, 1.0)
     return 100.0 * signs * (base - score) / np.where(base == 0, np.nan, base)
+
+
+def mean_over_tasks(values: ArrayLike, tasks: Sequence[str]) -> NDArray[np.float64]:
+    """The mean over tasks of what was measured of each, so that a task with two scores weighs no more than another.
+
+    Args:
+        values: (..., scores), such as the result of `relative_performances`.
+        tasks: the task of each score.
+
+    Returns:
+        (...) means; NaN where a value is not defined.
+
+    Raises:
+        UsageError: the lengths differ.
+    """
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.shape[-1:] != (len(tasks),) or not len(tasks):
+        raise UsageError(f"scores of shape {scores.shape} and {len(tasks)} tasks", fix="Give one task per score")
+    of_task = [[index for index, other in enumerate(tasks) if other == task] for task in dict.fromkeys(tasks)]
+    return np.mean([scores[..., indices].mean(axis=-1) for indices in of_task], axis=0)
 
 
 def relative_performance(single_task: ArrayLike, method: ArrayLike, higher_is_better: Sequence[bool]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtl_med.comparison.analysis import analyse
+from mtl_med.comparison.notes import findings
 from mtl_med.comparison.protocol import ScoreColumn, parse_protocol
 from mtl_med.comparison.results import RUN_COLUMNS, Results, read_results, write_results
 from mtl_med.comparison.scores import of_patients, of_run, patient_means, select, under_own_tasks
@@ -77,6 +79,13 @@ def results(runs: dict = RUNS, **fields: object) -> Results:
     return Results(protocol, {key: scores(values) for key, values in runs.items()}, {key: line(*key) for key in runs})
 
 
+def sentences(done: Results) -> list[str]:
+    """Below the first table."""
+    group = done.protocol.groups[0]
+    columns = [done.protocol.metric(name) for name in group.metrics]
+    return list(findings(done, group, columns, analyse(done, group)))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_results(results(), tmp_path / "small")
@@ -86,15 +95,17 @@ def folder(tmp_path: Path) -> Path:
 EXPECTED = """\
 - First table of each section: a run's score is the mean over structures of their means over patients; shown are means \
 over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between runs of the same seed \
-(Eq. 3 of the CTAN paper; positive is better); rank is by mean Δ.
+(Eq. 3 of the CTAN paper; positive is better), and mean Δ the mean over tasks of a task's mean over its scores; rank \
+is by mean Δ.
 - Second table: a patient's score is the mean over its structures and over the seeds that both methods have, so that \
 its differences are not quite those of the first. Intervals and p are from a paired bootstrap over patients (10000 \
 draws), p two-sided and Holm-corrected over the methods of the section; that of mean Δ stands in the first table too. \
 They say nothing about other seeds.
 - A method is called better or worse than the baseline only where both intervals, over seeds and over patients, leave \
 zero to one side; else the two are not told apart.
-- Seconds per step are medians, and peak memory is the largest of a run's training, with the cases it keeps in memory \
-and its validation (threads a run: 1; runs at a time: 2).
+- Seconds per step are medians, and peak memory is the most that training and its validation take beyond what is in \
+use before the first step, the weights and the cases kept in memory; the largest of a row's runs (threads a run: 1; \
+runs at a time: 2).
 
 ### Small
 
@@ -282,6 +293,48 @@ class TestAnalysis:
         (found,) = [found for found in analyse(done, done.protocol.groups[0]) if found.row == "hps"]
         assert found.deltas[1].mean == pytest.approx(10.0)
         assert found.rank == 0 and found.mean_delta.count == 0
+
+    def test_a_task_with_two_scores_weighs_no_more_than_another(self) -> None:
+        again = {"name": "dose again", "task": "dose", "metric": "dose_score"}
+        twice = results(metrics=[*FIELDS["metrics"], again])
+        (found,) = [line for line in analyse(twice, twice.protocol.groups[0]) if line.row == "hps"]
+        (once,) = [line for line in analyse(results(), results().protocol.groups[0]) if line.row == "hps"]
+        assert [delta.mean for delta in found.deltas] == pytest.approx([10.0, 5.0, 5.0])
+        assert found.mean_delta.mean == pytest.approx(7.5)
+        assert found.mean_delta == once.mean_delta and found.patients[-1] == once.patients[-1]
+
+    def test_not_worse_by_more_than_was_fixed(self) -> None:
+        """Dice differs by 0.06 and 0.07, the dose by -0.3 and 0.0 Gy; t(0.975) of one degree is 12.706."""
+        group = {"title": "Margins", "baseline": "stl", "rows": ["stl", "hps"]}
+        margins = {"Dice": 0.01, "dose score": 1.0}
+        done = results(groups=[group | {"not_worse_by": margins}])
+        (kept, exceeded) = [text for text in sentences(done) if "paired seeds" in text]
+        assert kept == (
+            "Dice: 'hps' minus 'stl' is +0.0650 [+0.0015, +0.1285] over 2 paired seeds: the lower end of the 95 % "
+            "interval is above -0.01."
+        )
+        assert exceeded == (
+            "dose score: 'hps' minus 'stl' is -0.1500 [-2.0559, +1.7559] Gy over 2 paired seeds: the upper end of the "
+            "95 % interval is not below +1 Gy."
+        )
+        assert not [text for text in sentences(results(groups=[group])) if "paired seeds" in text]
+        alone = {key: values for key, values in RUNS.items() if key[1] == 0}
+        assert not [text for text in sentences(results(alone, groups=[group])) if "nan" in text]
+
+    @pytest.mark.parametrize(
+        ("margins", "message"),
+        [
+            ({"dice": 0.01}, "there is no metric 'dice' in this group. Did you mean Dice?"),
+            ({"Dice": -0.01}, "not_worse_by.Dice: is -0.01. Give a number from 0"),
+            ({"Dice": True}, "not_worse_by.Dice: is True"),
+            ([0.01], "not_worse_by: is [0.01], expected an object"),
+        ],
+        ids=["name", "sign", "kind", "list"],
+    )
+    def test_a_margin_that_cannot_be_meant(self, margins: object, message: str) -> None:
+        group = {"title": "Margins", "baseline": "stl", "rows": ["stl", "hps"], "not_worse_by": margins}
+        with pytest.raises(UsageError, match=re.escape(message)):
+            results(groups=[group])
 
     def test_p_is_corrected_over_the_methods_of_the_table(self) -> None:
         runs = RUNS | {("ctan", 1): RUNS["hps", 1]}
