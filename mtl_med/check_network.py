@@ -13,7 +13,7 @@ import torch
 
 from mtl_med.errors import MtlMedError, UsageError, find_error, nearest
 from mtl_med.loading import check_inputs
-from mtl_med.manifest import Manifest
+from mtl_med.manifest import Manifest, torn_sentence
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["check_arguments", "check_form", "check_outputs", "check_study"]
@@ -232,6 +232,8 @@ def check_study(study: str | Path, train: Mapping[str, Any]) -> list[str]:
     faults = [
         f"{study}: no case is in split '{name}'." for name in ("fit", "tune", "validation") if name not in present
     ]
+    torn = manifest.torn_groups()
+    faults += [f"{study}: {torn_sentence(torn)}."] if torn else []
     for task in tasks:
         faults += [f"{study}: {sentence}" for sentence in _task_faults(task, manifest)]
     return faults

@@ -24,7 +24,7 @@ from mtl_med.errors import (
 from mtl_med.files import read_json, sha256_file
 from mtl_med.image_evaluation import ImageTable, read_image_table
 from mtl_med.io import results
-from mtl_med.manifest import Case, Manifest
+from mtl_med.manifest import Case, Manifest, torn_sentence
 from mtl_med.metrics.rows import COLUMNS, Row, write_rows
 from mtl_med.metrics.summary import aggregate_rows, overall, summary
 from mtl_med.parallel import Outcome, at_least_one, map_cases
@@ -54,6 +54,7 @@ class Evaluation:
         other_study: the predictions say that they were made on another study.
         old_recipe: name of the shipped recipe where the study says that it was prepared by another version of it.
         groups: id -> lesion or patient, of the scored cases that share one.
+        torn: lesion or patient -> its splits, where they are several.
     """
 
     rows: list[Row]
@@ -66,6 +67,7 @@ class Evaluation:
     other_study: bool = False
     old_recipe: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
+    torn: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The summary, and below it which cases it does not cover."""
@@ -77,6 +79,8 @@ class Evaluation:
                 f"CAUTION: this study was prepared by another version of the recipe '{self.old_recipe}'; to renew it, "
                 f"run `mtl-med prep {self.old_recipe}` on the same folders again"
             )
+        if self.torn:
+            lines.append(f"CAUTION: {torn_sentence(self.torn)}")
         if self.odd:
             lines.append(f"scored although quality.csv notes something odd: {_listing(self.odd)}")
         if self.without_prediction:
@@ -151,6 +155,7 @@ def evaluate(
         other_study=_recorded_hash(Path(predictions), "fingerprint") not in ("", manifest.fingerprint),
         old_recipe=_old_recipe(manifest),
         groups={case.id: case.group for case in scored if case.group},
+        torn=manifest.torn_groups(),
     )
 
 
@@ -257,6 +262,7 @@ def write_evaluation(result: Evaluation, out: str | Path, *, asked: Mapping[str,
         "odd": list(result.odd),
         "other_study": result.other_study,
         "old_recipe": result.old_recipe,
+        **({"torn_groups": {name: list(splits) for name, splits in result.torn.items()}} if result.torn else {}),
         "without_prediction": list(result.without_prediction),
         "unknown": list(result.unknown),
         "failed": result.failures,

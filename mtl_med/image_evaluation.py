@@ -30,34 +30,37 @@ class ImageTable:
         decisions: task -> case -> index of the decided class, in the study's order of the classes.
         probabilities: task -> case -> (K,), in that order.
         class_names: task -> names of its classes, in that order.
+        faults: case -> why its row cannot be used.
     """
 
     path: Path = Path()
     decisions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cases(self) -> set[str]:
         """Ids of the cases that the table names."""
-        return {case for table in self.decisions.values() for case in table}
+        return {case for table in self.decisions.values() for case in table} | set(self.faults)
 
     def rows(self, case: Case) -> list[Row]:
         """Rows of one case; a task without a label of it has none.
 
         Raises:
-            CaseError: the table does not name it.
+            CaseError: its row cannot be used or is missing, or its label is no class of the study.
         """
+        if case.id in self.faults:
+            raise CaseError(self.faults[case.id])
         rows: list[Row] = []
         for task, names in self.class_names.items():
             if case.id not in self.decisions[task]:
                 what = f"has no row of '{case.id}' for task '{task}', while other cases have one"
                 raise CaseError(what, where=self.path, fix="Predict this case again")
-            if task in case.labels:
+            true = case.class_index(task, len(names))
+            if true is not None:
                 decided = self.decisions[task][case.id]
-                rows += image_rows(
-                    case.id, task, int(case.labels[task]), decided, self.probabilities[task][case.id], names
-                )
+                rows += image_rows(case.id, task, true, decided, self.probabilities[task][case.id], names)
         return rows
 
     def scores(self, rows: Sequence[Row], scored: Collection[Case]) -> list[Row]:
@@ -87,7 +90,8 @@ def read_image_table(predictions: str | Path, manifest: Manifest) -> ImageTable:
         UsageError: its classes are not those of the study.
     """
     path = Path(predictions) / CLASSIFICATION_FILE
-    found = read_classification(path) if path.is_file() else {}
+    faults: dict[str, str] = {}
+    found = read_classification(path, faults) if path.is_file() else {}
     strange = sorted(set(found) - set(manifest.classes))
     if strange:
         _log.warning("predicted tasks that the study has no labels for are not scored: %s", ", ".join(strange))
@@ -109,4 +113,4 @@ def read_image_table(predictions: str | Path, manifest: Manifest) -> ImageTable:
             case: [float(chances[place]) for place in places] for case, (_, chances) in cases.items()
         }
     classes = {task: names for task, names in manifest.classes.items() if task in decisions}
-    return ImageTable(path, decisions, probabilities, classes)
+    return ImageTable(path, decisions, probabilities, classes, faults)

@@ -74,6 +74,11 @@ class Ledger:
     def unfinished(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The items that are still to be predicted."""
         left = [item for item in items if not self._is_finished(item)]
+        known = {item["id"] for item in items}
+        others = [case_id for case_id in self.finished if case_id not in known]
+        if others:
+            told = "%s holds %d cases of earlier calls that are not among the %d of this one (such as %s): they stay"
+            _log.warning(told, self.folder, len(others), len(items), others[0])
         if len(left) < len(items):
             _log.info("%d of %d cases are predicted already", len(items) - len(left), len(items))
         return left

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtl_med.errors import GeometryError, UsageError
+from mtl_med.errors import CaseError, GeometryError, UsageError
 from mtl_med.files import json_fault, read_json, sha256_bytes, within, write_json
 from mtl_med.geometry import Grid
 
-__all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure"]
+__all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure", "torn_sentence"]
 
 CASE_SCHEMA = "mtl_med/case/1"
 MANIFEST_SCHEMA = "mtl_med/manifest/1"
@@ -117,6 +117,35 @@ class Case:
         wanted = ("contoured", "empty") if contoured_only else ("contoured", "empty", "not_contoured")
         return [name for name, item in self.structures.items() if item.kind == kind and item.status in wanted]
 
+    def class_index(self, task: str, count: int) -> int | None:
+        """Index of the case's class among the study's; None where it has no label.
+
+        Args:
+            task: an image-level task.
+            count: number of its classes.
+
+        Raises:
+            CaseError: the label is none of 0 to count - 1.
+        """
+        if task not in self.labels:
+            return None
+        stored = self.labels[task]
+        if not (float(stored).is_integer() and 0 <= stored < count):
+            raise CaseError(
+                f"has the label {stored:g} for task '{task}', expected a whole number from 0 to {count - 1}",
+                where=self.id,
+                fix="Prepare the study again",
+            )
+        return int(stored)
+
+    def class_name(self, task: str, names: Sequence[str]) -> str:
+        """Name of the case's class, to be shown; "" where it has no label, or one that is no class."""
+        try:
+            index = self.class_index(task, len(names))
+        except CaseError:
+            return ""
+        return "" if index is None else names[index]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON form of `case.json`."""
         return {
@@ -186,6 +215,16 @@ class Case:
         return cls.from_dict(read_json(Path(folder) / "case.json", _CONVERT_AGAIN), folder)
 
 
+def torn_sentence(torn: Mapping[str, Sequence[str]]) -> str:
+    """What `Manifest.torn_groups` found, for a person."""
+    group, splits = next(iter(torn.items()))
+    more = f", and {len(torn) - 1} more" if len(torn) > 1 else ""
+    return (
+        f"cases of one lesion or patient lie in several splits ({group} in {' and '.join(splits)}{more}), so that "
+        "scores are better than they should be. Prepare the study again"
+    )
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All cases of a study.
@@ -221,6 +260,14 @@ class Manifest:
                     f"no case is in split '{name}'", where=self.root, fix=f"Splits here: {', '.join(sorted(present))}"
                 )
         return tuple(case for case in self.cases if case.split in names)
+
+    def torn_groups(self) -> dict[str, tuple[str, ...]]:
+        """Lesions or patients whose cases lie in more than one split, with these splits; preparation leaves none."""
+        found: dict[str, set[str]] = {}
+        for case in self.cases:
+            if case.group:
+                found.setdefault(case.group, set()).add(case.split)
+        return {group: tuple(sorted(splits)) for group, splits in found.items() if len(splits) > 1}
 
     @property
     def fingerprint(self) -> str:

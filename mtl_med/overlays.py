@@ -105,8 +105,9 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 def _finish(figure: Figure, heat: AxesImage, axes: object, path: str | Path, title: str, label: str) -> None:
     import matplotlib.pyplot as plt
 
-    figure.colorbar(heat, ax=axes, label=label, shrink=0.85)  # type: ignore[arg-type]
-    figure.suptitle(f"{title}   (research use only)", fontsize=11)
+    # Names are no formulas: a $ in one would begin one.
+    figure.colorbar(heat, ax=axes, shrink=0.85).set_label(label, parse_math=False)  # type: ignore[arg-type]
+    figure.suptitle(f"{title}   (research use only)", fontsize=11, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png", metadata={"Software": ""})
     plt.close(figure)

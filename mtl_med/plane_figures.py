@@ -117,7 +117,7 @@ def draw_planes(
     height_in = sum(heights) * per_mm + _HEAD_IN + legend_in + _GAP_IN * len(heights)
     figure = Figure(figsize=(width_in, height_in), facecolor="white")
     FigureCanvasAgg(figure)
-    figure.text(_SIDE_IN / width_in, 1 - 0.06 / height_in, title, fontsize=11, va="top")
+    figure.text(_SIDE_IN / width_in, 1 - 0.06 / height_in, title, fontsize=11, va="top", parse_math=False)
     drawn = {name for wash in washes for name in known[id(wash.outlines)]}
     numbers = {name: str(number) if name in drawn else "" for number, name in enumerate(names, start=1)}
     for index, wash in enumerate(washes):

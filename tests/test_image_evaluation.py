@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,45 @@ def test_the_right_mask_is_perfect_and_a_transposed_one_is_refused(study, tmp_pa
     assert values(result.rows, case="i03", metric="dice") == values(result.rows, case="i03", metric="surface_dice_2px")
     assert values(result.rows, case="i03", metric="dice") == [1.0]
     assert list(result.failures) == ["i04"] and "grids differ: 14x20x1" in result.failures["i04"]
+
+
+@pytest.fixture
+def own_study(study, tmp_path) -> Path:
+    return Path(shutil.copytree(study, tmp_path / "study"))
+
+
+def edit_case(study: Path, case_id: str, **changes: object) -> None:
+    path = study / "cases" / case_id / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("label", [99, -1, 1.5])
+def test_a_label_of_no_class_fails_its_case_alone(own_study, predictions, label):
+    edit_case(own_study, "i03", labels={"diagnosis": label})
+    result = evaluation.evaluate(own_study, predictions, "validation")
+    assert list(result.failures) == ["i03"]
+    told = f"i03: has the label {label:g} for task 'diagnosis', expected a whole number from 0 to 2."
+    assert result.failures["i03"] == f"{told} Prepare the study again."
+    assert len(images_of(result.rows)["diagnosis"].truth) == len(TRUTH) - 2
+
+
+def test_a_row_that_cannot_be_used_fails_its_case_alone(study, predictions):
+    table = predictions / "classification.csv"
+    lines = table.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("i04,"))
+    table.write_text("\n".join([*lines[:place], lines[place].replace("0.1", "nan"), *lines[place + 1 :]]) + "\n")
+    result = evaluation.evaluate(study, predictions, "validation")
+    assert list(result.failures) == ["i04"]
+    assert "(case 'i04'): a probability of task 'diagnosis' is not finite" in result.failures["i04"]
+    assert len(result.scored) == len(TRUTH) - 2
+
+
+def test_a_lesion_in_two_splits_is_told(own_study, study, predictions):
+    """In the study of these tests the first lesion's first photograph is in `fit`, its second in `validation`."""
+    told = evaluation.evaluate(own_study, predictions, "validation").text()
+    assert "CAUTION: cases of one lesion or patient lie in several splits (lesion_0 in fit and validation)" in told
+    edit_case(own_study, "i00", group="lesion_alone")
+    assert "CAUTION" not in evaluation.evaluate(own_study, predictions, "validation").text()
 
 
 def test_classes_are_matched_by_name_and_not_by_place(study, predictions):

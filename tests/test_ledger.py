@@ -57,6 +57,14 @@ def test_finished_cases_are_not_predicted_again(half_done: Path, items: list, ca
     assert "2 of 3 cases are predicted already" in caplog.text
 
 
+def test_cases_of_earlier_calls_are_told(half_done: Path, items: list, caplog) -> None:
+    assert left(half_done, items[1:]) == "c"
+    assert "holds 1 cases of earlier calls that are not among the 2 of this one (such as a): they stay" in caplog.text
+    caplog.clear()
+    assert left(half_done, items) == "c"
+    assert "earlier calls" not in caplog.text
+
+
 def test_the_record_names_them_whoever_predicted_them(half_done: Path, items: list) -> None:
     book = ledger(half_done)
     assert [item["id"] for item in book.unfinished(items)] == ["c"]

@@ -43,6 +43,13 @@ def test_the_heat_lies_where_the_mask_is_high(tmp_path: Path) -> None:
     assert not red[:, : drawn.shape[1] * 4 // 10].any(), "the picture beside it stays as it is"
 
 
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    """matplotlib takes what stands between two $ for one, and ends at what is no formula."""
+    picture_overlay(np.full((60, 80, 3), 128, np.uint8), np.eye(60, 80), tmp_path / "x.png", "IMG_$1_$2: lesion", "$^$")
+    volume_overlay(head()[0], GRID, head()[1], tmp_path / "y.png", "IMG_$1_$2: covid", "$^$")
+    assert (tmp_path / "x.png").stat().st_size and (tmp_path / "y.png").stat().st_size
+
+
 @pytest.mark.parametrize("mask", [np.zeros((60, 81)), np.full((60, 80), np.nan)], ids=["other-size", "no-number"])
 def test_what_is_no_mask_of_it_is_refused(tmp_path: Path, mask: np.ndarray) -> None:
     with pytest.raises(CaseError, match="has no value for an image of \\(60, 80\\)"):

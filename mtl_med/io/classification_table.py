@@ -71,18 +71,21 @@ def _cells(case_id: str, task: Task, decisions: Mapping[str, Decision]) -> list[
 
 
 def read_classification(
-    path: str | Path,
+    path: str | Path, faults: dict[str, str] | None = None
 ) -> dict[str, tuple[tuple[str, ...], dict[str, tuple[str, NDArray[np.float64]]]]]:
     """Read the table.
 
     Args:
         path: the CSV file.
+        faults: where a sentence goes about each case whose row cannot be used; the case is then in no task. Without it
+            the first such row is an error.
 
     Returns:
         task -> (class names, id -> (decision, probabilities of the classes)), tasks and cases in the table's order.
 
     Raises:
-        CaseError: it is missing, or holds other columns, a case twice, an unknown class, or no probabilities.
+        CaseError: it is missing or holds other columns; or a row has other cells, a case that another has, an unknown
+            class, or no probabilities.
     """
     path = Path(path)
     try:
@@ -95,17 +98,38 @@ def read_classification(
     found: dict[str, tuple[tuple[str, ...], dict]] = {task: (names, {}) for task, names in classes.items()}
     seen: set[str] = set()
     for number, line in enumerate(lines, start=2):
-        if len(line) != len(header):
-            raise CaseError(f"line {number} has {len(line)} cells, expected {len(header)}", where=path)
-        cells = dict(zip(header, line, strict=True))
-        case_id = cells["id"]
-        if case_id in seen:
-            raise CaseError(f"line {number} names case '{case_id}' a second time", where=path, fix="Remove one of them")
-        seen.add(case_id)
-        for task, (names, rows) in found.items():
-            if cells[task]:
-                rows[case_id] = _decision(cells, task, names, f"line {number} (case '{case_id}')", path)
+        if not line:
+            continue
+        if not line[0]:
+            raise CaseError(f"line {number} has no id", where=path, fix="Name its case, or remove the line")
+        case_id = line[0]
+        try:
+            if case_id in seen:
+                what = f"line {number} names case '{case_id}' a second time"
+                raise CaseError(what, where=path, fix="Remove one of them")
+            seen.add(case_id)
+            own = _decisions(header, line, classes, f"line {number} (case '{case_id}')", path)
+        except CaseError as error:
+            if faults is None:
+                raise
+            faults[case_id] = str(error)
+            own = {}
+        for task, (_, rows) in found.items():
+            if task in own:
+                rows[case_id] = own[task]
+            elif case_id in (faults or ()):
+                rows.pop(case_id, None)
     return found
+
+
+def _decisions(
+    header: Sequence[str], line: Sequence[str], classes: Mapping[str, Sequence[str]], where: str, path: Path
+) -> dict[str, tuple[str, NDArray[np.float64]]]:
+    """What one row holds of each task that is not left empty."""
+    if len(line) != len(header):
+        raise CaseError(f"{where} has {len(line)} cells, expected {len(header)}", where=path)
+    cells = dict(zip(header, line, strict=True))
+    return {task: _decision(cells, task, names, where, path) for task, names in classes.items() if cells[task]}
 
 
 def _classes(header: Sequence[str], path: Path) -> dict[str, tuple[str, ...]]:
@@ -136,6 +160,8 @@ def _decision(
         values = np.array([float(cells[f"{task}.p_{name}"]) for name in names])
     except ValueError as error:
         raise CaseError(f"{where}: a probability of task '{task}' is no number", where=path) from error
-    if not (np.isfinite(values).all() and values.min() >= 0 and math.isclose(values.sum(), 1, abs_tol=_SUM_TOLERANCE)):
+    if not np.isfinite(values).all():
+        raise CaseError(f"{where}: a probability of task '{task}' is not finite", where=path, fix="Predict again")
+    if not (values.min() >= 0 and math.isclose(values.sum(), 1, abs_tol=_SUM_TOLERANCE)):
         raise CaseError(f"{where}: the probabilities of task '{task}' do not sum to 1", where=path, fix="Predict again")
     return cells[task], values

@@ -16,7 +16,7 @@ from mtl_med.errors import CaseError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["encode_png", "fit_mask", "read_picture", "read_picture_mask", "read_png"]
+__all__ = ["encode_png", "fit_mask", "orientation", "read_picture", "read_picture_mask", "read_png"]
 
 _FORMATS = ("JPEG", "PNG")
 _UPRIGHT = 1  # of the EXIF tag Orientation
@@ -61,6 +61,15 @@ def read_picture(path: str | Path, remarks: list[str] | None = None) -> NDArray[
     elif picture.mode not in ("RGB", "P"):
         raise CaseError(f"has channels {picture.mode}, expected RGB or grey", where=path, fix="Convert it to RGB")
     return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def orientation(path: str | Path) -> int:
+    """EXIF orientation of a picture: 1 upright, 3 upside down, 6 and 8 on its side, the others mirrored.
+
+    Raises:
+        CaseError: as `read_picture`.
+    """
+    return _orientation(_open(path)[0])
 
 
 def read_picture_mask(path: str | Path) -> NDArray[np.bool_]:
@@ -201,13 +210,17 @@ def _first_line(error: BaseException) -> str:
     return "of no known form" if "BytesIO" in text else text
 
 
+def _orientation(picture: Image) -> int:
+    return int(picture.getexif().get(_ORIENTATION, _UPRIGHT)) if "exif" in picture.info else _UPRIGHT
+
+
 def _upright(picture: Image, told: list[str]) -> Image:
     from PIL import ImageOps
 
-    orientation = picture.getexif().get(_ORIENTATION, _UPRIGHT) if "exif" in picture.info else _UPRIGHT
-    if orientation == _UPRIGHT:
+    stored = _orientation(picture)
+    if stored == _UPRIGHT:
         return picture
-    told.append(f"image is turned upright as EXIF orientation {orientation} says; its mask has to be upright too")
+    told.append(f"image is turned upright as EXIF orientation {stored} says; its mask has to be upright too")
     return ImageOps.exif_transpose(picture)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mtl_med.errors import NothingFoundError, UsageError, nearest
+from mtl_med.errors import CaseError, NothingFoundError, UsageError, nearest
 from mtl_med.files import read_json
 from mtl_med.loading.labels import check_classes, class_label
-from mtl_med.manifest import Case, Manifest
+from mtl_med.manifest import Case, Manifest, torn_sentence
 from mtl_med.tasks import PERCENT, Task, as_tasks
 
 __all__ = [
@@ -75,8 +75,8 @@ def case_item(
         classes: the study's class names of each image-level task.
 
     Raises:
-        UsageError: the case lacks its image, a required label, or the targets that `inputs` asks for, or has a label of
-            no class.
+        UsageError: the case lacks its image, a required label, or the targets that `inputs` asks for.
+        CaseError: it has a label of no class.
     """
     item: dict[str, Any] = {"id": case.id, "image": str(case.path(_image_key(inputs)))}
     if case.has("mask_dose"):
@@ -149,6 +149,9 @@ def study_items(
     check_classes(manifest, tasks)
     cases = manifest.split(*([splits] if isinstance(splits, str) else splits))[:limit]
     _require_image(cases, inputs, manifest)
+    torn = manifest.torn_groups()
+    if torn:
+        _log.warning("%s", torn_sentence(torn))
     return _usable(cases, tasks, inputs, manifest)
 
 
@@ -158,7 +161,7 @@ def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, manifest:
         try:
             item = case_item(case, tasks, inputs, manifest.classes)
             items.append(item | {"group": case.group or case.id})
-        except UsageError as error:
+        except (CaseError, UsageError) as error:
             _log.warning("left out: %s", error)
     if not items:
         raise NothingFoundError(
@@ -170,8 +173,10 @@ def _usable(cases: Iterable[Case], tasks: Sequence[Task], inputs: str, manifest:
 def folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
     """Items of every image in a folder, NIfTI or for `rgb` JPEG and PNG; the id is the file name without suffix.
 
+    Files that would have one id become `{"id", "error"}`, called by their whole names.
+
     Raises:
-        UsageError: `inputs` needs targets, which a plain folder cannot give; two files would have one id.
+        UsageError: `inputs` needs targets, which a plain folder cannot give.
         NothingFoundError: no image lies there.
     """
     if "ptv" in inputs:
@@ -190,17 +195,21 @@ def folder_items(folder: str | Path, inputs: str) -> list[dict[str, Any]]:
             where=folder,
             fix="Check --dataset_dir",
         )
-    by_id: dict[str, Path] = {}
+    by_id: dict[str, list[Path]] = {}
     for path in paths:
         case_id = path.name[: -next(len(suffix) for suffix in suffixes if path.name.lower().endswith(suffix))]
-        if case_id in by_id:
-            raise UsageError(
-                f"{by_id[case_id].name} and {path.name} would write into one folder of predictions",
-                where=folder,
-                fix="Rename or move one of them",
-            )
-        by_id[case_id] = path
-    return [{"id": case_id, "image": str(path)} for case_id, path in by_id.items()]
+        by_id.setdefault(case_id, []).append(path)
+    items: list[dict[str, Any]] = []
+    for case_id, same in by_id.items():
+        names = " and ".join(path.name for path in same)
+        what = f"{names} would write into one folder of predictions"
+        error = str(CaseError(what, where=folder, fix="Rename or move all but one of them"))
+        items += (
+            [{"id": case_id, "image": str(same[0])}]
+            if len(same) == 1
+            else [{"id": path.name, "error": error} for path in same]
+        )
+    return items
 
 
 def input_items(

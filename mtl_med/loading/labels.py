@@ -60,19 +60,12 @@ def class_label(case: Case, task: Task, classes: Mapping[str, Sequence[str]]) ->
     """The index of a case's class among the network's classes, found by name; "" where it has no label.
 
     Raises:
-        UsageError: an index that the study has no class for.
+        CaseError: an index that the study has no class for.
     """
-    if task.name not in case.labels:
+    names = classes.get(task.name, task.class_names)
+    index = case.class_index(task.name, len(names) or task.channels)
+    if index is None:
         return ""
-    stored, names = case.labels[task.name], classes.get(task.name, task.class_names)
-    count = len(names) or task.channels
-    if not (float(stored).is_integer() and 0 <= stored < count):
-        raise UsageError(
-            f"has the label {stored:g} for task '{task.name}', expected a whole number from 0 to {count - 1}",
-            where=case.id,
-            fix="Prepare the study again",
-        )
-    index = int(stored)
     return str(task.class_names.index(names[index]) if task.class_names else index)
 
 

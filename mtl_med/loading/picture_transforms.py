@@ -6,6 +6,7 @@ for the network. A transform that draws numbers draws equally many whatever it d
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from mtl_med.loading.transforms import image_level_label
 from mtl_med.tasks import Task
 
 __all__ = ["LoadPictured", "RandColourd", "RandFramed", "RandHaird", "RandWarpd", "ResizePictured", "ScalePictured"]
+
+_log = logging.getLogger(__name__)
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue (ITU-R BT.601)
 
@@ -52,7 +55,10 @@ class LoadPictured(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         item = dict(data)
-        image = read_picture(item["image"])
+        remarks: list[str] = []
+        image = read_picture(item["image"], remarks)
+        for remark in remarks if not self.tasks else ():  # of a study they stand in its quality table
+            _log.warning("%s: %s", item.get("id", item["image"]), remark)
         item["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         item["size"] = torch.tensor(image.shape[:2])
         for task in self.tasks:

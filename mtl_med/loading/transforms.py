@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from numpy.typing import NDArray
 
-from mtl_med.errors import UsageError
+from mtl_med.errors import CaseError, UsageError
 from mtl_med.geometry import Grid, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.loading.datalist import PRESCRIPTION_SCALE_GY
@@ -43,6 +43,7 @@ class LoadCased(Transform):
         tasks: tasks whose labels are read; none for inference.
 
     Raises:
+        CaseError: the image holds voxels that are no numbers.
         GeometryError: a file lies on another grid than the image.
     """
 
@@ -53,6 +54,8 @@ class LoadCased(Transform):
         item = dict(data)
         image, grid = read_nifti(item["image"], np.float32)
         source = str(item["image"])
+        if not np.isfinite(image).all():
+            raise CaseError("holds voxels that are no numbers", where=source, fix="Fill them with air, -1000 HU")
         item["image"] = _meta(image[None], grid, source)
         if "ptv" in item:
             item["ptv"] = _meta(_prescription_map(item["ptv"], grid)[None], grid, source)

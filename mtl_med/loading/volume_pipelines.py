@@ -11,6 +11,7 @@ from monai.transforms import Compose, EnsureTyped, MapTransform, Randomizable, S
 
 from mtl_med.bundle import boolean
 from mtl_med.errors import UsageError
+from mtl_med.io.hounsfield import require_hounsfield, require_slices
 from mtl_med.loading.datalist import check_inputs
 from mtl_med.loading.pipelines import read_steps
 from mtl_med.loading.resizing import axis_lengths, resize_smoothly
@@ -25,6 +26,21 @@ __all__ = [
 ]
 
 LUNG_WINDOW_HU = (-1000.0, 400.0)
+
+
+class RequireScand(Transform):
+    """Refuse an `image` (C, X, Y, Z) that is no CT in HU: whatever it is, a network would find a class for it.
+
+    Raises:
+        CaseError: fewer than 8 voxels along an axis, or no air or no tissue.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        image = data["image"]
+        where = str(image.meta["filename_or_obj"])
+        require_slices(image.shape[1:], where)
+        require_hounsfield(float(image.min()), float(image.max()), where)
+        return dict(data)
 
 
 class ResizeVolumed(Transform):
@@ -129,8 +145,13 @@ def volume_inference_transforms(
     window_hu: Sequence[float] = LUNG_WINDOW_HU,
     spacing_mm: Sequence[float] | None = None,
 ) -> Compose:
-    """Read volumes, window and resize them; arguments as of `volume_training_transforms`."""
-    return Compose(_read((), inputs, volume_size, window_hu, spacing_mm))
+    """Read volumes, window and resize them; arguments as of `volume_training_transforms`.
+
+    Raises:
+        CaseError: when called: a volume of fewer than 8 voxels along an axis, or of values that are no HU.
+    """
+    read, *others = _read((), inputs, volume_size, window_hu, spacing_mm)
+    return Compose([read, RequireScand(), *others])
 
 
 def _image_level(tasks: Sequence[Task]) -> tuple[Task, ...]:

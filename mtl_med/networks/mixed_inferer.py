@@ -44,7 +44,8 @@ class MixedInferer(Inferer):
       the window of the largest probability of a structure); without a segmentation task by how sure it is, 1 - entropy
       / log K. Where no window has any weight this is `mean`.
 
-    Every way returns logits, whose softmax are the probabilities: a temperature and an operating point apply to all.
+    Every way returns logits, whose softmax are the probabilities, so that a temperature and an operating point can be
+    applied to each; fitted on one way, they are not those of another.
     An image no larger than a window is padded with zeros to it, and one pass gives both kinds of task: all four ways
     then agree exactly, unless `full_size` asks for another size. Padding is cut off again. Maps are summed in fp32 also
     under autocast.

@@ -116,7 +116,7 @@ def plan_sheets(manifest: Manifest, notes: Mapping[str, Sequence[str]]) -> list[
     task, names = next(iter(manifest.classes.items()), ("", ()))
     groups: dict[str, list[Tile]] = {name: [] for name in names}
     for case in cases:
-        group = names[int(case.labels[task])] if task in case.labels else "all" if not task else f"no {task}"
+        group = case.class_name(task, names) or (f"no {task}" if task else "all")
         groups.setdefault(group, []).append(Tile(case, tuple(notes.get(case.id, ()))))
     noted = {case.id: Tile(case, tuple(notes[case.id])) for case in cases if notes.get(case.id)}
     groups[NOTED] = [noted[case_id] for case_id in _rarest_first({key: tile.notes for key, tile in noted.items()})]

@@ -208,7 +208,8 @@ def case_row(
 def _facts(case: Case, measures: Measures, classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     highest_gy = measures.get("dose.max_gy")
     labels = {
-        task: classes[task][int(value)] if task in classes else f"{value:g}" for task, value in case.labels.items()
+        task: case.class_name(task, classes[task]) if task in classes else f"{value:g}"
+        for task, value in case.labels.items()
     }
     return {
         "voxels": " x ".join(str(size) for size in case.grid.shape) if case.grid else "",

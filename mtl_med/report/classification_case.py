@@ -14,7 +14,6 @@ from mtl_med.io.classification_table import CLASSIFICATION_FILE, read_classifica
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.picture import read_picture, read_picture_mask
 from mtl_med.io.results import predicted_names, read_structures
-from mtl_med.manifest import Case
 from mtl_med.prep.body import body_mask
 from mtl_med.report.case_page import Block, CaseInputs, CasePrediction, Cell, Figure, Part, Section, Table, Text
 from mtl_med.report.figures.classes import outlined_picture, probability_bars, three_planes
@@ -56,7 +55,7 @@ def _task_blocks(inputs: CaseInputs, task: str, names: Sequence[str]) -> list[Bl
     found = {item.name: called for item in inputs.predictions if (called := _called(item, inputs.case.id, task, names))}
     if not found:
         return []
-    true = _truth(inputs.case, task, names)
+    true = inputs.case.class_name(task, names)
     probabilities = {name: [item.probabilities[key] for key in names] for name, item in found.items()}
     decided = {name: item.decided for name, item in found.items()}
     sentences = [_sentence(name if len(found) > 1 else "", item, true) for name, item in found.items()]
@@ -92,16 +91,11 @@ def _called(item: CasePrediction, case: str, task: str, names: Sequence[str]) ->
     table = item.folder.parent / CLASSIFICATION_FILE
     if not table.is_file():
         return None
-    classes, cases = read_classification(table).get(task, ((), {}))
+    classes, cases = read_classification(table, {}).get(task, ((), {}))
     if case not in cases or set(classes) != set(names):
         return None
     decided, values = cases[case]
     return _Called(decided, dict(zip(classes, map(float, values), strict=True)))
-
-
-def _truth(case: Case, task: str, names: Sequence[str]) -> str:
-    """Name of the true class; "" where the case has no label of this task."""
-    return names[int(case.labels[task])] if task in case.labels else ""
 
 
 def _sentence(who: str, item: _Called, true: str) -> str:
@@ -112,7 +106,12 @@ def _sentence(who: str, item: _Called, true: str) -> str:
         f"wrong, it is {true}, called {item.probabilities[true]:.3f} probable."
     )  # fmt: skip
     if most != item.decided:
-        text += f" More probable was {most} ({item.probabilities[most]:.3f}): the operating point favours rare classes."
+        why = (
+            f"the operating point decides {item.decided} below one half"
+            if len(item.probabilities) == 2
+            else "the operating point favours rare classes"
+        )
+        text += f" More probable was {most} ({item.probabilities[most]:.3f}): {why}."
     return text
 
 

@@ -294,6 +294,20 @@ def test_a_study_without_what_the_bundle_trains_on(tmp_path):
     assert "has no labels of task 'severe'. Did you mean sever?" in faults[2]
 
 
+def test_a_patient_in_two_splits_is_a_fault(tmp_path):
+    cases = [
+        Case(name, name, tmp_path / "cases" / name, labels={"covid": 1, "severe": 0}, group=group)
+        for name, group in (("fit", "A"), ("tune", "B"), ("validation", "A"))
+    ]
+    for case in cases:
+        case.write()
+    train = read_json(BUNDLES / IMAGE / "configs" / "train.json")
+    classes = {task: tuple(fields["class_names"]) for task, fields in train["tasks"].items()}
+    Manifest.build("made-up", tmp_path, cases, classes).write()
+    (fault,) = check_study(tmp_path, train)
+    assert "cases of one lesion or patient lie in several splits (A in fit and validation)" in fault
+
+
 def test_no_such_bundle_is_a_usage_fault_and_the_help_needs_no_torch(capsys):
     assert main(["check", "prostate_dose_oar"]) == 2
     assert "Did you mean prostate_dose_oar_segmentation" in capsys.readouterr().err

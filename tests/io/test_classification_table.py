@@ -75,13 +75,14 @@ def test_a_row_that_cannot_be_is_not_written(tmp_path: Path, decisions: dict, me
         ("id,severe.p_no,severe\n", "has the columns"),
         ("id,severe\n", "has the columns"),
         ("id,s,s.p_a,s.p_a\n", "has the columns"),
-        ("id,s,s.p_a,s.p_b\nx,a,1\n", "line 2 has 3 cells, expected 4"),
+        ("id,s,s.p_a,s.p_b\nx,a,1\n", "line 2 \\(case 'x'\\) has 3 cells, expected 4"),
+        ("id,s,s.p_a,s.p_b\n,a,1,0\n", "line 2 has no id"),
         ("id,s,s.p_a,s.p_b\nx,a,1,0\nx,a,1,0\n", "line 3 names case 'x' a second time"),
         ("id,s,s.p_a,s.p_b\nx,c,1,0\n", "line 2 \\(case 'x'\\): 'c' is no class of task 's'"),
         ("id,s,s.p_a,s.p_b\nx,a,one,0\n", "is no number"),
         ("id,s,s.p_a,s.p_b\nx,a,0.7,0.2\n", "do not sum to 1"),
         ("id,s,s.p_a,s.p_b\nx,a,1.5,-0.5\n", "do not sum to 1"),
-        ("id,s,s.p_a,s.p_b\nx,a,nan,1\n", "do not sum to 1"),
+        ("id,s,s.p_a,s.p_b\nx,a,nan,1\n", "a probability of task 's' is not finite"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -90,6 +91,15 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path, text: str, message: st
     with pytest.raises(CaseError, match=message) as caught:
         read_classification(path)
     assert str(path) in str(caught.value)
+
+
+def test_faults_of_rows_may_be_collected_while_the_others_are_read(tmp_path: Path) -> None:
+    path, faults = tmp_path / "classification.csv", {}
+    path.write_text("id,s,s.p_a,s.p_b\nx,a,1,0\ny,a,nan,1\nz,b,0,1\n\nu,b\nx,a,1,0\n")
+    _, rows = read_classification(path, faults)["s"]
+    assert list(rows) == ["z"], "x stands there twice: nobody knows which is meant"
+    assert sorted(faults) == ["u", "x", "y"]
+    assert "line 3 (case 'y'): a probability of task 's' is not finite" in faults["y"]
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

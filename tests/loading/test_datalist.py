@@ -196,11 +196,12 @@ class TestInputItems:
         assert all(item["source"] == item["image"] and item["possible_dose_mask"] == "" for item in items)
         assert len(input_items(tmp_path, "ct", limit=1)) == 1
 
-    def test_two_images_of_one_name_are_refused(self, tmp_path: Path) -> None:
-        for name in ("a.nii", "a.nii.gz"):
+    def test_two_images_of_one_name_are_refused_and_the_others_go_on(self, tmp_path: Path) -> None:
+        for name in ("a.nii", "a.nii.gz", "b.nii"):
             (tmp_path / name).touch()
-        with pytest.raises(UsageError, match=r"a\.nii and a\.nii\.gz"):
-            input_items(tmp_path, "ct")
+        first, second, good = input_items(tmp_path, "ct")
+        assert "a.nii and a.nii.gz would write into one folder" in first["error"] == second["error"]
+        assert good["id"] == "b" and "error" not in good
 
     def test_a_folder_of_images_has_no_targets(self, tmp_path: Path) -> None:
         (tmp_path / "a.nii.gz").touch()

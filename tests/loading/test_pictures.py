@@ -139,6 +139,13 @@ def test_inputs_that_no_photograph_has_are_told_once(picture_study: Path, caplog
     assert not caplog.records
 
 
+def test_odd_photographs_are_told_where_no_quality_table_does(tmp_path: Path, caplog) -> None:
+    Image.fromarray(np.full((8, 9), 77, np.uint8)).save(tmp_path / "grey.png")
+    read = picture_inference_transforms((8, 9))
+    read({"id": "grey", "image": str(tmp_path / "grey.png")})
+    assert "grey: image is grey; its three channels are equal" in caplog.text
+
+
 def test_a_folder_of_photographs(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.jpeg", "notes.txt", ".hidden.png", "scan.nii.gz"):
         (tmp_path / name).write_bytes(b"")
@@ -149,8 +156,11 @@ def test_a_folder_of_photographs(tmp_path: Path) -> None:
         ("c", "c.jpeg"),
     ]
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"a.JPG and a.png would write into one folder"):
-        input_items(tmp_path, "rgb")
+    found = input_items(tmp_path, "rgb")
+    assert [item["id"] for item in found] == ["a.JPG", "a.png", "b", "c"], "the others are predicted"
+    assert [item.get("error", "") for item in found[:2]] == [
+        f"{tmp_path}: a.JPG and a.png would write into one folder of predictions. Rename or move all but one of them."
+    ] * 2
     with pytest.raises(NothingFoundError, match=r"nor a folder of photographs \(\*.jpg, \*.png\)"):
         input_items(
             shutil.copytree(tmp_path, tmp_path / "deeper", ignore=lambda *_: [p.name for p in tmp_path.iterdir()]),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_med.errors import UsageError
+from mtl_med.errors import CaseError, UsageError, find_error
 from mtl_med.geometry import Grid
 from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.loading import (
@@ -41,6 +41,33 @@ def item(tiny_study: Path) -> dict:
     }
 
 
+def chest_like(shape: tuple[int, int, int]) -> np.ndarray:
+    values = np.full(shape, -1000, np.float32)
+    values[: shape[0] // 2] = 40
+    return values
+
+
+NO_CHEST = {
+    "one slice": (chest_like((20, 20, 1)), "has 20 x 20 x 1 voxels, 1 slice along an axis, expected 8 or more"),
+    "zeros": (np.zeros((20, 20, 20), np.float32), "holds values from 0 to 0, which are no CT numbers"),
+    "scaled": (chest_like((20, 20, 20)) / 1000, "holds values from -1 to 0.04, which are no CT numbers"),
+    "NaN": (np.where(np.eye(20)[..., None], np.nan, chest_like((20, 20, 20))), "holds voxels that are no numbers"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHEST)
+def test_what_is_no_ct_of_a_body_gets_no_class(tmp_path: Path, name: str) -> None:
+    values, message = NO_CHEST[name]
+    path, read = tmp_path / "a.nii.gz", volume_inference_transforms("ct", SIZE)
+    write_nifti(path, values.astype(np.float32), Grid(values.shape, np.eye(4)))
+    with pytest.raises((CaseError, RuntimeError)) as caught:  # MONAI puts a RuntimeError around it
+        read({"id": "a", "image": str(path)})
+    told = find_error(caught.value)
+    assert isinstance(told, CaseError) and message in str(told) and str(path) in str(told)
+    write_nifti(path, chest_like((20, 20, 20)), Grid((20, 20, 20), np.eye(4)))
+    assert read({"id": "a", "image": str(path)})["image"].shape == (1, *SIZE)
+
+
 @pytest.mark.parametrize(
     ("window", "hu", "value"),
     [
@@ -54,8 +81,8 @@ def item(tiny_study: Path) -> dict:
 def test_the_window_becomes_minus_one_to_one(tmp_path: Path, window: tuple, hu: int, value: float) -> None:
     grid = Grid((6, 5, 4), np.eye(4))
     write_nifti(tmp_path / "a.nii.gz", np.full(grid.shape, hu, np.int16), grid)
-    found = volume_inference_transforms("ct", (3, 5, 8), window_hu=window)(
-        {"id": "a", "image": str(tmp_path / "a.nii.gz")}
+    found = volume_validation_transforms(TASKS[:1], "ct", (3, 5, 8), window_hu=window)(
+        {"id": "a", "image": str(tmp_path / "a.nii.gz"), "covid": ["1"]}
     )
     torch.testing.assert_close(found["image"], torch.full((1, 3, 5, 8), float(value)), atol=1e-5, rtol=0)
     assert found["size"].tolist() == [6, 5, 4]

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtl_med.errors import CaseError, NothingFoundError, nearest
 from mtl_med.files import safe_name
-from mtl_med.io.picture import fit_mask, read_picture, read_picture_mask
+from mtl_med.io.picture import fit_mask, orientation, read_picture, read_picture_mask
 from mtl_med.prep.folders import walk
 from mtl_med.prep.lesion_table import LesionTable, Row
 from mtl_med.prep.raw import RawCase, Source
@@ -29,6 +29,7 @@ DIAGNOSIS, LOCALIZATION, LESION = "diagnosis", "localization", "Lesion"
 _MASK_ENDING = "_segmentation"
 _IMAGES = (".jpg", ".jpeg", ".png")
 _NO_LABEL = ("", "unknown")
+_UPRIGHT, _LAST_THAT_KEEPS_SIDES = 1, 4  # of the EXIF orientations
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,15 @@ def read(source: Source, recipe: Recipe) -> RawCase:
     """Read one photograph, and its mask in the photograph's size.
 
     Raises:
-        CaseError: a file is damaged, or the mask does not fit.
+        CaseError: a file is damaged, or the mask does not fit, or nothing tells which way up it is.
     """
     if not isinstance(source, LesionSource):
         raise CaseError("is no photograph of a lesion", where=source.id)
     remarks: list[str] = []
     image = read_picture(source.image, remarks)
     stored = read_picture_mask(source.mask)
+    if remarks:
+        _require_same_way_up(source, stored.shape)
     mask = fit_mask(stored, (image.shape[0], image.shape[1]), where=source.mask)
     factor = len(stored) // len(mask)
     row = source.row
@@ -189,8 +192,25 @@ def read(source: Source, recipe: Recipe) -> RawCase:
         remarks=[*source.remarks, *remarks],
         pictures={"image": image, f"structures/{LESION}": np.where(mask, np.uint8(255), np.uint8(0))},
         labels=labels,
-        group=row.lesion_id,
+        group=source.patient,
     )
     if factor > 1:
         case.account["converted"] = [f"mask reduced {factor} times in both directions, by the area covered"]
     return case
+
+
+def _require_same_way_up(source: LesionSource, mask_shape: tuple[int, ...]) -> None:
+    """Refuse a mask that fits its photograph before and after the turn that EXIF asks for.
+
+    One whose sides are exchanged by the turn fits only if it is upright, and a mask that is to be turned like its
+    photograph was drawn on it as it is stored.
+    """
+    turned = orientation(source.image)
+    sides_exchanged = turned > _LAST_THAT_KEEPS_SIDES and mask_shape[0] != mask_shape[1]
+    if turned == _UPRIGHT or sides_exchanged or orientation(source.mask) == turned:
+        return
+    raise CaseError(
+        f"is turned or mirrored by EXIF orientation {turned}, and its mask fits before and after that",
+        where=source.image,
+        fix="Save image and mask upright, without EXIF orientation",
+    )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mtl_med.errors import CaseError, NothingFoundError, UsageError
 from mtl_med.files import safe_name
 from mtl_med.geometry import Grid, resample
+from mtl_med.io.hounsfield import require_hounsfield, require_slices
 from mtl_med.io.metaimage import MetaImage, open_metaimage
 from mtl_med.prep.lungs import LungRegion, find_lungs
 from mtl_med.prep.raw import RawCase, Source
@@ -35,10 +36,8 @@ __all__ = ["StoicSource", "read", "scan"]
 HU_RANGE = (-1024, 3071)  # of 12 bits: what is beyond is metal, or no measurement
 LUNGS = StructureFact("found in the CT, not contoured", "Lungs", "other")
 _VOLUMES, _TABLE = Path("data", "mha"), Path("metadata", "reference.csv")
-_FEWEST_SLICES = 8
 _LEAST_MM = 60.0  # extent along each axis of anything that can be called a chest
 _MOST_VOXELS = 1 << 29  # 512 x 512 x 2,048
-_AIR_BELOW_HU, _TISSUE_ABOVE_HU = -500, 0  # every CT has some of both
 _SPACINGS_MM = (0.5, 20.0)
 
 
@@ -48,7 +47,7 @@ class StoicSource(Source):
 
     Args:
         row: what the table says.
-        remarks: sentences about what the folder holds besides.
+        remarks: sentences about other patients with this one's very volume.
     """
 
     row: PatientRow = field(default_factory=PatientRow)
@@ -153,7 +152,7 @@ def read(source: Source, recipe: Recipe) -> RawCase:
     image = open_metaimage(source.files[0])
     _require_chest(image.grid, image.path)
     hu, coarse, extremes = _read_shrunk(image, spacing_mm)
-    _require_hounsfield(extremes, image.path)
+    require_hounsfield(extremes.lowest, extremes.highest, image.path)
     hu, coarse = turn_to_ras(hu, coarse)
     lungs = find_lungs(hu, coarse)
     target = spacing_grid(part_of(lungs.grid, lungs.box), spacing_mm)
@@ -173,6 +172,7 @@ def read(source: Source, recipe: Recipe) -> RawCase:
         remarks=[*source.remarks, *source.row.remarks, *([lungs.remark] if lungs.remark else [])],
         account={"converted": [_told(image, target, lungs)]},
         labels=dict(source.row.labels),
+        group=source.patient if source.remarks else "",  # equal volumes are drawn, and lose their labels, together
     )
 
 
@@ -192,14 +192,7 @@ def _spacing_mm(recipe: Recipe) -> float:
 
 def _require_chest(grid: Grid, path: Path) -> None:
     size = " x ".join(map(str, grid.shape))
-    if grid.shape[2] < _FEWEST_SLICES or min(grid.shape) < _FEWEST_SLICES:
-        fewest = min(grid.shape)
-        slices = f"{fewest} slice" if fewest == 1 else f"{fewest} slices"
-        raise CaseError(
-            f"has {size} voxels, {slices} along an axis, expected {_FEWEST_SLICES} or more",
-            where=path,
-            fix="Take the whole volume",
-        )
+    require_slices(grid.shape, path)
     if np.prod(grid.shape, dtype=np.int64) > _MOST_VOXELS:
         raise CaseError(f"has {size} voxels, more than any chest CT", where=path, fix="Check DimSize in its header")
     extent_mm = [count * mm for count, mm in zip(grid.shape, grid.spacing_mm, strict=True)]
@@ -231,16 +224,6 @@ def _read_shrunk(image: MetaImage, spacing_mm: float) -> tuple[NDArray[np.int16]
         small[:, :, at : at + means.shape[2]] = np.rint(means)
         at += means.shape[2]
     return small, grid, extremes
-
-
-def _require_hounsfield(found: _Extremes, path: Path) -> None:
-    if found.lowest > _AIR_BELOW_HU or found.highest < _TISSUE_ABOVE_HU:
-        raise CaseError(
-            f"holds values from {found.lowest:g} to {found.highest:g}, which are no CT numbers",
-            where=path,
-            why=f"In HU, air lies below {_AIR_BELOW_HU} and tissue above {_TISSUE_ABOVE_HU}",
-            fix="Write it again in HU",
-        )
 
 
 def _around(volume: NDArray, grid: Grid, target: Grid) -> tuple[NDArray, Grid]:

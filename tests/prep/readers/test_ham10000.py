@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mtl_med.errors import NothingFoundError, UsageError
 from mtl_med.io.picture import encode_png, read_png
@@ -152,7 +152,7 @@ def test_no_lesion_is_in_two_splits_and_diagnoses_are_divided_alike(made, recipe
     for number in range(60):
         dx = "nv" if number < 40 else "mel"
         for part in "abc"[: 1 + number % 3]:
-            made.add(f"ISIC_{number:02d}{part}", f"HAM_{number:02d}", dx=dx)
+            made.add(f"ISIC_{number:02d}{part}", f"HAM_{number:02d}", dx=dx, shade=4 * number)
     manifest = prepare(recipe, made.done(), tmp_path / "study").manifest
     splits = {case.group: {other.split for other in manifest if other.group == case.group} for case in manifest}
     assert len(splits) == 60 and all(len(found) == 1 for found in splits.values())
@@ -255,6 +255,24 @@ def test_odd_photographs_are_used_and_told(made, recipe, tmp_path):
     assert any("EXIF orientation 6" in note for note in notes["ISIC_turned"])
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_mask_that_fits_either_way_up_is_refused(made, recipe, tmp_path, orientation):
+    """Drawn upright or on the photograph as it is stored: nobody knows. A mask that is to be turned alike says so."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("ISIC_untold", "ISIC_alike"):
+        Image.fromarray(SKIN).save(made.add(name), exif=exif)
+    mask = next(made.folder.rglob("ISIC_alike_segmentation.png"))
+    stored = Image.open(mask).copy()
+    stored.save(mask, exif=exif)
+    report = prepare(recipe, made.done(), tmp_path / "study")
+    assert report.converted == ["ISIC_alike"]
+    assert f"turned or mirrored by EXIF orientation {orientation}, and its mask fits" in report.failed["ISIC_untold"]
+    (case,) = report.manifest
+    turned = ImageOps.exif_transpose(Image.open(mask))
+    np.testing.assert_array_equal(read_png(case.path("structures/Lesion")), np.asarray(turned.convert("L")))
+
+
 def test_equal_photographs_are_told_and_their_lesions_stay_together(made, recipe, tmp_path):
     for number in range(40):
         made.add(f"ISIC_{number:02d}", shade=60 + number)
@@ -270,6 +288,8 @@ def test_equal_photographs_are_told_and_their_lesions_stay_together(made, recipe
         manifest = prepare(seeded, made.done(), tmp_path / f"study{seed}").manifest
         assert len({case.split for case in manifest if case.id in ("ISIC_t0", "ISIC_t1", "ISIC_same")}) == 1
         notes = {case.id: case.notes for case in manifest}
+        groups = {case.id: case.group for case in manifest}
+        assert groups["ISIC_t0"] == groups["ISIC_t1"] == groups["ISIC_same"] != groups["ISIC_01"]
     equal = "image equals that of {} byte by byte ({})"
     told = "lesion HAM_t1, diagnosis nv; both lesions go to one split"
     assert equal.format("ISIC_t1", told) in notes["ISIC_t0"]

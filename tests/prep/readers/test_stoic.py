@@ -330,7 +330,9 @@ def test_equal_volumes_are_told_and_their_patients_stay_together(
         splits = assign_splits(sources.values(), coarse.fractions, seed)
         assert splits["1"] == splits["2"]
     expected = "volume equals that of 2 byte by byte (covid 0); both go to one split"
-    assert expected in stoic.read(sources["1"], coarse).remarks
+    found = stoic.read(sources["1"], coarse)
+    assert expected in found.remarks
+    assert found.group == stoic.read(sources["2"], coarse).group == "1", "they are drawn together, too"
 
 
 FOLDERS = {
