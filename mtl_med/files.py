@@ -44,11 +44,15 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, for_owner: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
     The temporary name keeps the suffixes of `path`, since writers choose their format by them. After an error nothing
     is left and the old file, if there was one, is untouched.
+
+    Args:
+        path: the file.
+        for_owner: nobody else may ever read it.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
@@ -62,7 +66,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         _flush(temporary)
-        temporary.chmod(0o666 & ~_UMASK)
+        temporary.chmod(0o600 if for_owner else 0o666 & ~_UMASK)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -116,13 +120,13 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, *, for_owner: bool = False) -> None:
     r"""Write UTF-8 text atomically, with newlines as given.
 
     The bytes of a path that are no UTF-8, which Python holds as lone surrogates, are written as `\udcff`: readable
-    everywhere, and in JSON an escape that gives the path back.
+    everywhere, and in JSON an escape that gives the path back. `for_owner`: nobody else may ever read it.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, for_owner=for_owner) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 

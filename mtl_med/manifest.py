@@ -34,6 +34,7 @@ _CASE = {  # what `Case.to_dict` writes, but for the grid
     "notes": [str],
     "labels?": {...: _NUMBER},
     "group?": str,
+    "dose_unknown_outside?": bool,
 }
 _MANIFEST = {"dataset": str, "cases": [{"folder": str}], "classes?": {...: [str]}}
 
@@ -76,6 +77,7 @@ class Case:
         labels: image-level labels, task name -> index of the class in the study's `Manifest.classes`.
         group: what belongs together, such as the lesion or the patient of several images; empty where the case stands
             alone.
+        dose_unknown_outside: outside of `mask_dose` the dose is not known; else it is 0 there by definition.
     """
 
     id: str
@@ -92,6 +94,7 @@ class Case:
     notes: tuple[str, ...] = ()
     labels: dict[str, float] = field(default_factory=dict)
     group: str = ""
+    dose_unknown_outside: bool = False
 
     def has(self, key: str) -> bool:
         """Whether the case has the file `key`."""
@@ -161,6 +164,7 @@ class Case:
             "fractions": self.fractions,
             "labels": self.labels,
             "group": self.group,
+            **({"dose_unknown_outside": True} if self.dose_unknown_outside else {}),
             "source_hash": self.source_hash,
             "notes": list(self.notes),
         }
@@ -201,6 +205,7 @@ class Case:
                 notes=tuple(fields["notes"]),
                 labels=fields.get("labels", {}),
                 group=fields.get("group", ""),
+                dose_unknown_outside=fields.get("dose_unknown_outside", False),
             )
         except (KeyError, TypeError, ValueError, GeometryError) as error:
             raise UsageError(f"is damaged: grid or structures: {error}", where=path, fix=_CONVERT_AGAIN) from error

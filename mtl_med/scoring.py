@@ -86,8 +86,9 @@ def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[n
 def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_] | None:
     """Where the planned dose of a case is known; None for everywhere.
 
-    Where an outline of the patient was drawn and neither mask_dose nor the planned dose says anything, it is not known,
-    and never 0. Without an outline mask_dose is the data set's own, outside of which the dose is 0 by definition.
+    Where the case says so (in older studies: where an outline of the patient was drawn) it is not known where neither
+    mask_dose nor the planned dose says anything, and never 0. Else mask_dose is the data set's own, outside of which
+    the dose is 0 by definition.
 
     Args:
         case: of a study.
@@ -96,7 +97,7 @@ def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_
     Returns:
         (X, Y, Z) bool, or None.
     """
-    if not case.has("mask_dose") or not case.names("external"):
+    if not case.has("mask_dose") or not (case.dose_unknown_outside or case.names("external")):
         return None
     known: NDArray[np.bool_] = stored("mask_dose") != 0
     return known | (stored("dose") != 0) if case.has("dose") else known

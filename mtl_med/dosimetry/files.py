@@ -156,7 +156,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
         options=ReaderOptions(),
         where=rtstruct,
     )
-    stored, remarks = _stored(dose, {number: name for name, number in drawn.numbers.items()})
+    stored, remarks = _stored(dose, {number: name for name, number in drawn.numbers.items()}, structures.sop_uid)
     return DoseCase(
         id=case_name(dose),
         dose_gy=placed,
@@ -264,7 +264,7 @@ def _from_source(source: Source, options: Options) -> DoseCase:
     raw = dicom_rt.read(source, load_recipe("dicom_rt").with_options(reader_options))
     doses = source.doses if isinstance(source, DicomSource) else ()
     rtstruct = source.rtstruct if isinstance(source, DicomSource) else None
-    stored, remarks = _stored(doses[0], _numbers(rtstruct, raw)) if len(doses) == 1 and rtstruct else ({}, ())
+    stored, remarks = _stored(doses[0], *_numbers(rtstruct, raw)) if len(doses) == 1 and rtstruct else ({}, ())
     return _from_raw(raw, stored, remarks)
 
 
@@ -287,23 +287,29 @@ def _from_raw(raw: RawCase, stored: Mapping[str, Dvh], remarks: Sequence[str]) -
     )
 
 
-def _numbers(rtstruct: Path, raw: RawCase) -> dict[int, str]:
-    """ROI number -> name in the case, for structures whose own name occurs once."""
+def _numbers(rtstruct: Path, raw: RawCase) -> tuple[dict[int, str], str]:
+    """ROI number -> name in the case, for structures whose own name occurs once, and the UID of their structure set."""
     from mtl_med.io.rtstruct import read_rtstruct
 
-    rois = read_rtstruct(rtstruct).rois
+    structures = read_rtstruct(rtstruct)
+    rois = structures.rois
     names = {fact.original: name for name, fact in raw.facts.items()}
     written = [roi.name for roi in rois]
-    return {roi.number: names[roi.name] for roi in rois if roi.name in names and written.count(roi.name) == 1}
+    numbers = {roi.number: names[roi.name] for roi in rois if roi.name in names and written.count(roi.name) == 1}
+    return numbers, structures.sop_uid
 
 
-def _stored(dose: Path, names: Mapping[int, str]) -> tuple[dict[str, Dvh], tuple[str, ...]]:
-    """DVHs that an RTDOSE holds itself, by the names of the structures."""
+def _stored(dose: Path, names: Mapping[int, str], structure_set_uid: str) -> tuple[dict[str, Dvh], tuple[str, ...]]:
+    """DVHs that an RTDOSE holds itself, by the names of structures, whose numbers are those of one structure set."""
     if dose.is_dir() or is_nifti(dose):
         return {}, ()
+    from mtl_med.io.rtdose import read_dose_header
     from mtl_med.io.rtdose_dvh import read_dvhs
 
     found, notes = read_dvhs(dose)
+    theirs = read_dose_header(dose).structure_set_uid
+    if found and theirs and structure_set_uid and theirs != structure_set_uid:
+        return {}, (*notes, "the DVHs that the RTDOSE holds are of another structure set, and are left out")
     return {names[number]: dvh for number, dvh in found.items() if number in names}, notes
 
 

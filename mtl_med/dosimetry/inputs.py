@@ -102,9 +102,9 @@ class _StudyMasks(Mapping[str, NDArray]):
 def from_case(case: Case, dose: Path | None = None, options: Options | None = None) -> DoseCase:
     """A case of a study, with its planned dose or another.
 
-    Where an outline of the patient was drawn and neither mask_dose nor the planned dose says anything, the dose is not
-    known, and never 0. Without an outline mask_dose is the data set's own (as OpenKBP's possible dose mask, outside of
-    which the dose is 0 by definition): all voxels count as they are stored, as `mtl-med evaluate` counts them.
+    Where neither mask_dose nor the planned dose says anything, the dose is not known, and never 0. Where mask_dose is
+    the data set's own (as OpenKBP's possible dose mask, outside of which the dose is 0 by definition), all voxels count
+    as they are stored, as `mtl-med evaluate` counts them.
 
     Args:
         case: of the study.

@@ -20,14 +20,13 @@ from mtl_med.io.dicom import (
     row_column_normal,
     spacing_mm,
 )
-from mtl_med.io.dicom_items import items, term, text
+from mtl_med.io.dicom_items import MODALITIES, items, term, text
 from mtl_med.io.dicom_pixel_format import PixelFormat, pixel_format
 
 __all__ = ["CtFrame", "ct_frames"]
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _CT_CLASSES = (_CT_IMAGE, f"{_CT_IMAGE}.1", f"{_CT_IMAGE}.2")  # the latter two are enhanced and legacy enhanced
-_MODALITIES = ("MR", "PT", "NM", "US", "OT", "REG", "SEG", "SR", "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "RTSTRUCT")
 _AGAIN = "Export the series again"
 _MOST_SLOPE, _MOST_INTERCEPT = 1e4, 1e6
 
@@ -106,7 +105,7 @@ def ct_frames(path: str | Path) -> list[CtFrame]:
 def _require_ct(ds: Dataset, path: Path) -> None:
     modality, sop_class = term(ds, "Modality"), text(ds, "SOPClassUID")
     if modality != "CT":
-        named = modality if modality in _MODALITIES else "unknown"  # free text may stand there
+        named = modality if modality in MODALITIES else "unknown"
         raise CaseError(f"is no CT image (modality {named})", where=path, fix="Leave it out")
     if sop_class and sop_class not in _CT_CLASSES:
         raise CaseError("is an object of CT, but no image", where=path, fix="Leave it out")

@@ -38,6 +38,17 @@ def text(ds: Dataset, keyword: str) -> str:
     return value.strip(" \0") if isinstance(value, str) else ""
 
 
+MODALITIES = frozenset(
+    (
+        *("CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "IO", "PX", "ES", "XC", "SM", "GM", "OP", "OPT"),
+        *("ECG", "EPS", "HD", "IVUS", "IVOCT", "OCT", "BMD", "TG", "SC", "OT", "DOC", "SR", "KO", "PR", "REG", "SEG"),
+        *("FID", "RWV", "STAIN", "PLAN", "M3D", "SMR", "AU", "HC"),
+        *("RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "RTSTRUCT", "RTINTENT", "RTSEGANN", "RTRAD", "CTPROTOCOL"),
+    )
+)
+"""Defined terms of Modality: anything else may be free text, and is not quoted (DICOM PS3.3 C.7.3.1.1.1)."""
+
+
 def term(ds: Dataset, keyword: str) -> str:
     """A code string in capitals; "" where the value cannot be one, so that no free text gets into a message."""
     value = text(ds, keyword).upper()

@@ -77,5 +77,6 @@ def odd_descriptions(structures: Sequence[tuple[int | None, str]], types: Mappin
         if kind is None and untold:
             notes.append(f"structure '{name}' has no readable type (RTROIInterpretedType)")
         elif kind is not None and kind not in _TYPES:
-            notes.append(f"structure '{name}' has the unknown type {kind}")
+            # What stands there may be free text, and must not be quoted.
+            notes.append(f"structure '{name}' has a type that DICOM does not know (RTROIInterpretedType)")
     return notes

@@ -96,7 +96,8 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
 
     Args:
         path: the file.
-        frame_of_reference: Frame of Reference UID of the CT; a dose of another one is refused. None does not ask.
+        frame_of_reference: Frame of Reference UID of the CT; a dose of another one is refused, one that names none gets
+            a note. None does not ask.
 
     Raises:
         CaseError: as `read_dose_header`; or the scaling is missing or not positive, pixels are missing, the dose is
@@ -108,7 +109,8 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     path = Path(path)
     ds = read_dataset(path)
     header = _header(ds, path)
-    if frame_of_reference is not None and header.frame_of_reference != frame_of_reference:
+    unnamed = not header.frame_of_reference
+    if frame_of_reference is not None and header.frame_of_reference != frame_of_reference and not unnamed:
         raise CaseError(
             "the dose belongs to another frame of reference than the CT",
             where=path,
@@ -122,6 +124,8 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     rows_mm, columns_mm = spacing_mm(ds, path)
     planes = _gray(stored_pixels(ds, path), scaling)
     notes = [*header.notes, *_check_values(planes, header, path)]
+    if frame_of_reference is not None and unnamed:
+        notes.append("the dose names no frame of reference; it is taken to lie in that of the CT")
     planes, first, pitch, note = ascending_planes(planes, offsets, path)
     affine = np.eye(4)
     affine[:3, :3] = axes.T * [columns_mm, rows_mm, pitch]
@@ -135,16 +139,18 @@ def _header(ds: Dataset, path: Path) -> DoseHeader:
     if text(ds, "SOPClassUID") != RTDoseStorage:
         raise CaseError("is no RTDOSE file", where=path, fix="Check the path")
     units, dose_type, summation = (term(ds, key) for key in ("DoseUnits", "DoseType", "DoseSummationType"))
+    # Free text may stand there: only terms that DICOM defines are quoted.
     if units != "GY":
         raise CaseError(
-            f"DoseUnits is {units or 'missing or invalid'}, expected GY",
+            f"DoseUnits is {units if units == 'RELATIVE' else 'missing or invalid'}, expected GY",
             where=path,
             why="Relative dose has no absolute value" if units == "RELATIVE" else "",
             fix="Export the dose as absolute dose in Gy",
         )
     if dose_type not in ("PHYSICAL", "EFFECTIVE"):
+        named = dose_type if dose_type == "ERROR" else "missing or invalid"
         raise CaseError(
-            f"DoseType is {dose_type or 'missing or invalid'}, expected PHYSICAL or EFFECTIVE",
+            f"DoseType is {named}, expected PHYSICAL or EFFECTIVE",
             where=path,
             why="It holds the difference of two doses" if dose_type == "ERROR" else "",
             fix="Export the dose itself",

@@ -86,7 +86,10 @@ def pick_doses(doses: Sequence[DoseHeader], plan: RtPlan | None = None, *, allow
     if "SESSION" in allow:
         allow = [*allow, *(kind for kind in ON_REQUEST if kind.endswith("_SESSION"))]
     distinct = _distinct(doses)
-    candidates, notes = _of_plan(distinct, plan)
+    plan_doses = [dose for dose in distinct if dose.summation == "PLAN"]
+    # A sum of plans is asked for: that the file of one of them is missing does not make its dose another treatment's.
+    adds = "PLAN_SUM" in allow and len({dose.plan_uids for dose in plan_doses}) > 1
+    candidates, notes = _of_plan(distinct, None if adds else plan)
     if len(distinct) < len(doses):
         notes.append(f"{len(doses) - len(distinct)} dose files that are copies of another were left out")
     kinds: dict[str, list[DoseHeader]] = {}

@@ -16,7 +16,7 @@ from pydicom.uid import RTStructureSetStorage
 from mtl_med.errors import CaseError
 from mtl_med.io.contour_data import closed_contour, stated_points
 from mtl_med.io.dicom import read_dataset
-from mtl_med.io.dicom_items import term, text
+from mtl_med.io.dicom_items import MODALITIES, term, text
 from mtl_med.io.roi_descriptions import interpreted_types, odd_descriptions, roi_name, roi_number
 
 __all__ = ["Roi", "StructureSet", "read_rtstruct"]
@@ -87,7 +87,8 @@ def read_rtstruct(path: str | Path) -> StructureSet:
     ds = read_dataset(path)
     modality = term(ds, "Modality")
     if (text(ds, "SOPClassUID") or modality) not in (RTStructureSetStorage, "RTSTRUCT"):
-        raise CaseError(f"is no RTSTRUCT (its Modality is {modality or 'missing'})", where=path, fix="Give an RTSTRUCT")
+        named = modality if modality in MODALITIES else "unknown"
+        raise CaseError(f"is no RTSTRUCT (its Modality is {named})", where=path, fix="Give an RTSTRUCT")
     return _structure_set(ds, path)
 
 

@@ -125,9 +125,10 @@ def _targets(case: Case) -> list[tuple[str, float]]:
 
 
 def _label_paths(case: Case, task: Task) -> list[str]:
-    """One path per channel, empty where the label is unknown."""
+    """One path per channel, empty where the label is unknown: also of a structure that is listed and holds no voxel."""
     if task.kind == "segmentation":
-        keys = [f"structures/{name}" for name in task.class_names]
+        empty = {name for name, item in case.structures.items() if item.status == "empty"}
+        keys = ["" if name in empty else f"structures/{name}" for name in task.class_names]
     else:
         # Percent of an unknown prescription is an unknown label.
         keys = [] if task.unit == PERCENT and not case.prescription_gy else [task.name]

@@ -90,6 +90,8 @@ class Identity:
         for name, keywords in _IN_SEQUENCES.items():
             for item in ds.get(name, ()):
                 self._fill(item, keywords.split())
+        for item in list(ds.get("RTROIObservationsSequence", ()))[-1:]:
+            item.RTROIInterpretedType = self.token.upper()  # a code string by its form, and no type
         ds.RequestAttributesSequence = [self._item("ScheduledProcedureStepDescription", "RequestedProcedureID")]
         ds.PersonIdentificationCodeSequence = [self._item("CodeMeaning", "CodeValue")]
         block = ds.private_block(0x0099, f"{self.token} private", create=True)

@@ -99,6 +99,7 @@ def assemble(
         measures=told.measures,
         remarks=told.remarks,
         account={"converted": told.converted},
+        dose_unknown_outside=dose is not None and dose.mask is None,
     )
 
 

@@ -32,7 +32,7 @@ from mtl_med.prep.unions import add_unions
 
 __all__ = ["PREP_VERSION", "Job", "Quality", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
 
-PREP_VERSION = "3"  # raise it when the same source gives other files
+PREP_VERSION = "4"  # raise it when the same source gives other files
 QUALITY_FILE = "quality.json"
 
 
@@ -202,6 +202,7 @@ def _write(
         notes=notes,
         labels=dict(raw.labels),
         group=raw.group,
+        dose_unknown_outside=raw.dose_unknown_outside,
     )
     if raw.grid is not None:
         write_overlay(case, folder / OVERLAY_FILE, array)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mtl_med.io.dicom_items import items, text
+from mtl_med.io.dicom_items import MODALITIES, items, text
 from mtl_med.prep.dicom_source import KINDS
 
 if TYPE_CHECKING:
@@ -116,8 +115,7 @@ def kind_of(header: Dataset) -> Kind:
         return Kind(kind) if text(header, "SOPInstanceUID") else Kind("", f"{kind} without SOPInstanceUID", True)
     if modality in KINDS:
         return Kind("", f"{modality} object of another kind", True)
-    known = re.fullmatch(r"[A-Z0-9_]{1,16}", modality)
-    return Kind(other=modality) if known else Kind("", "object of unknown kind", True)
+    return Kind(other=modality) if modality in MODALITIES else Kind("", "object of unknown kind", True)
 
 
 def image_header(header: Dataset) -> ImageHeader:

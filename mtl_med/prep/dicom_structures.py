@@ -37,6 +37,7 @@ class Drawn:
         unmatched: names for which no standard name is known -> the name they got.
         remarks: sentences about what is odd.
         skipped: contours that were not used.
+        sop_uid: of the structure set; "" where there is none.
     """
 
     facts: dict[str, StructureFact] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Drawn:
     unmatched: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    sop_uid: str = ""
 
 
 def require_same_frame(structures: StructureSet, frame_of_reference: str, where: Path) -> None:
@@ -121,16 +123,21 @@ def _planes(contours: Sequence[NDArray], grid: Grid) -> int:
     return len({round(float(contour.mean(axis=0) @ normal), 1) for contour in contours})
 
 
-def prescribe(drawn: Drawn, prescriptions: Sequence[Prescription]) -> None:
+def prescribe(drawn: Drawn, prescriptions: Sequence[Prescription], structure_set_uid: str = "") -> None:
     """Put what a plan prescribes into the facts of targets; it counts more than what their names say.
 
     A prescription that names no structure is taken only where the case has a single planning target volume, and the
-    plan no other dose.
+    plan no other dose. Structures are named by their numbers, which mean nothing outside their own structure set.
 
     Args:
         drawn: facts and remarks, changed in place.
         prescriptions: of the plan.
+        structure_set_uid: SOP Instance UID of the structure set that the plan refers to; "" where it names none.
     """
+    numbered = [item for item in prescriptions if item.roi_number is not None]
+    if numbered and structure_set_uid and drawn.sop_uid and structure_set_uid != drawn.sop_uid:
+        drawn.remarks.append("the plan prescribes to structures of another structure set: nothing is taken from it")
+        return
     by_number: dict[int, set[float]] = {}
     for item in prescriptions:
         if item.roi_number is not None:

@@ -24,7 +24,13 @@ _SUGGESTED = 500  # names, the most frequent ones: to look for near names takes 
 _FORMULA = ("=", "+", "-", "@", "'")
 
 
-def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Callable[[str], Iterable[str]]) -> int:
+def write_review(
+    path: Path,
+    unmatched: Mapping[str, Iterable[str]],
+    suggest: Callable[[str], Iterable[str]],
+    *,
+    for_owner: bool = False,
+) -> int:
     """Write the names that nothing is known of, the most frequent first; what a person filled in earlier stays.
 
     Decisions that were passed back are no longer unknown. Their rows stay too, at the end: the list may be the only
@@ -36,6 +42,7 @@ def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Ca
         path: the CSV to write.
         unmatched: id of each case -> names of its structures that are not known.
         suggest: name -> names of the table that could be meant (`NameTable.suggest`).
+        for_owner: nobody else may ever read it.
 
     Returns:
         the number of names.
@@ -63,7 +70,9 @@ def write_review(path: Path, unmatched: Mapping[str, Iterable[str]], suggest: Ca
         row = (name, times[name], ids, near, filled.get(name, ""))
         writer.writerow([_guarded(str(cell)) for cell in row])
     writer.writerows([_guarded(cell) for cell in (*told[name], filled[name])] for name in decided)
-    write_text(path, "\ufeff" + text.getvalue())  # without the mark, spreadsheets would break every umlaut
+    write_text(
+        path, "\ufeff" + text.getvalue(), for_owner=for_owner
+    )  # without the mark, spreadsheets would break every umlaut
     return len(times)
 
 

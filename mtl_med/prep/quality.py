@@ -97,7 +97,10 @@ def _coverage(
 ) -> dict[str, float | None]:
     if found is None or not found[0].any() or "dose" not in case.volumes:
         return {"D95_gy": None, "D95_percent": None}
-    d95_gy = float(np.percentile(_within(case.volumes["dose"], found), 5))
+    doses = _known_doses(case, found)
+    if not len(doses):
+        return {"D95_gy": None, "D95_percent": None}
+    d95_gy = float(np.percentile(doses, 5))
     return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / fact.prescription_gy if fact.prescription_gy else None}
 
 
@@ -105,6 +108,14 @@ def _within(volume: NDArray, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
     """Values of a volume within a mask."""
     part, box = found
     return _values(volume[box], part)
+
+
+def _known_doses(case: RawCase, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
+    """Doses within a mask, Gy, where they are known: what lies outside the dose grid is stored as 0 and is none."""
+    doses = _within(case.volumes["dose"], found)
+    if not case.dose_unknown_outside:
+        return doses
+    return doses[(_within(case.volumes["mask_dose"], found) != 0) | (doses != 0)]
 
 
 def _values(volume: NDArray, mask: NDArray[np.bool_]) -> NDArray:
@@ -126,8 +137,10 @@ def _targets(case: RawCase, present: Iterable[str]) -> dict[str, float | int | N
         highest, prescription_gy = max(prescribed.items(), key=lambda item: item[1])
         found["targets.prescription_gy"] = prescription_gy
     if prescribed and "dose" in case.volumes:
-        d2_gy = float(np.percentile(_within(case.volumes["dose"], _part(case, highest)), 98))
-        found["targets.D2_gy"], found["targets.D2_percent"] = d2_gy, 100 * d2_gy / prescription_gy
+        doses = _known_doses(case, _part(case, highest))
+        if len(doses):
+            d2_gy = float(np.percentile(doses, 98))
+            found["targets.D2_gy"], found["targets.D2_percent"] = d2_gy, 100 * d2_gy / prescription_gy
     return found
 
 

@@ -65,6 +65,7 @@ class RawCase:
         pictures: file key -> (H, W, 3) or (H, W) uint8 of a photograph, such as "image" and "structures/Lesion".
         labels: image-level task -> index of the class in the recipe's list; a task without label is not in it.
         group: the lesion or patient that several cases share; empty where the case stands alone.
+        dose_unknown_outside: outside of "mask_dose" the dose is not known; else it is 0 there by definition.
     """
 
     id: str
@@ -80,6 +81,7 @@ class RawCase:
     pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     group: str = ""
+    dose_unknown_outside: bool = False
 
 
 def _no_names(source: Source) -> list[tuple[str, str]]:

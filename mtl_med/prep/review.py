@@ -43,9 +43,8 @@ def review_names(report: Report, recipe: Recipe, sources: Sequence[Source] = ())
         path = root.parent / f"{root.name}.{REVIEW_FILE}"
         unmatched = {source.id: unknown_names(source, recipe, table) for source in sources}
     if any(unmatched.values()):
-        report.unmatched, report.review = write_review(path, unmatched, table.suggest), path
-        if recipe.options.key is not None:
-            path.chmod(0o600)
+        for_owner = recipe.options.key is not None
+        report.unmatched, report.review = write_review(path, unmatched, table.suggest, for_owner=for_owner), path
 
 
 def unknown_names(source: Source, recipe: Recipe, table: NameTable) -> list[str]:

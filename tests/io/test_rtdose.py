@@ -247,8 +247,16 @@ def test_a_dose_of_another_frame_of_reference_is_refused(tmp_path):
         read_rtdose(path, frame_of_reference="2.25.2222")
     without = _file(tmp_path / "without.dcm", FrameOfReferenceUID=None)
     assert read_rtdose(without).frame_of_reference == ""
-    with pytest.raises(CaseError, match="another frame of reference"):
-        read_rtdose(without, frame_of_reference=FRAME_UID)
+    unnamed = read_rtdose(without, frame_of_reference=FRAME_UID)
+    assert unnamed.notes[-1] == "the dose names no frame of reference; it is taken to lie in that of the CT"
+
+
+def test_only_terms_of_the_standard_are_quoted(tmp_path):
+    """A name in capitals is a code string by its form."""
+    for keyword in ("DoseUnits", "DoseType"):
+        with pytest.raises(CaseError, match=f"{keyword} is missing or invalid") as caught:
+            read_rtdose(_file(tmp_path / "rd.dcm", **{keyword: "DOEJANE"}))
+        assert "DOEJANE" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,12 @@ def test_two_plan_doses_are_never_added_silently():
     assert total.notes == ("2 PLAN doses were added up",)
 
 
+def test_a_sum_that_is_asked_for_does_not_hang_on_which_plan_lies_there():
+    two = [_dose("boost", plans=("1.2",), gy=20.0), _dose("first", gy=46.0)]
+    for plan in (_plan(), None):
+        assert _names(pick_doses(two, plan, allow=["PLAN_SUM"])) == ["boost", "first"]
+
+
 def test_two_doses_of_one_plan_are_ambiguous_even_where_sums_are_allowed():
     two = [_dose("old"), _dose("new")]
     for allow in ((), ("PLAN_SUM",)):

@@ -336,7 +336,7 @@ class TestStructures:
         [
             ("", None),
             ("DOSE_REGION", None),
-            ("GLAND", "structure 'PTV' has the unknown type GLAND"),
+            ("GLAND", "structure 'PTV' has a type that DICOM does not know (RTROIInterpretedType)"),
             ("Doe^Jane", "structure 'PTV' has no readable type (RTROIInterpretedType)"),
         ],
     )

@@ -96,6 +96,17 @@ def test_items_of_a_split_name_files_and_labels(tiny_study: Path) -> None:
     assert "ptv" not in study_items(tiny_study, "fit", TASKS, "ct")[0]
 
 
+def test_a_structure_without_a_voxel_teaches_nothing(own_study: Path) -> None:
+    """Nobody says that the organ is absent: it may be smaller than a voxel, or its contours could not be read."""
+    found = json.loads((own_study / "cases" / "p0" / "case.json").read_text())["structures"]
+    found["Larynx"] |= {"status": "empty", "volume_cc": 0.0}
+    edit_case(own_study, "p0", structures=found)
+    item = study_items(own_study, "fit", TASKS, "ct")[0]
+    assert item["id"] == "p0"
+    known = dict(zip(ORGANS, item["labelled_oar"], strict=True))
+    assert not known["Larynx"] and known["Brainstem"]
+
+
 def test_limit_and_several_splits(tiny_study: Path) -> None:
     assert [item["id"] for item in study_items(tiny_study, "fit", TASKS, "ct", limit=2)] == ["p0", "p1"]
     assert [item["id"] for item in study_items(tiny_study, ["tune", "validation"], TASKS, "ct")] == ["p4", "p5"]

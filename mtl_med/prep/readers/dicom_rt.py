@@ -107,7 +107,7 @@ def _read(source: DicomSource, recipe: Recipe) -> RawCase:
     coverage = Coverage(dose.grid) if dose is not None and options.grid == "dose" else None
     drawn = _structures(source, recipe, series, native, masks, redactor, coverage)
     if plan:
-        prescribe(drawn, plan.prescriptions)
+        prescribe(drawn, plan.prescriptions, plan.structure_set_uid)
     case = assemble(source.id, ct, masks, drawn.facts, _in_ras(dose), options, coverage)
     notes = [*source.remarks, *series.notes, *(plan.notes if plan else ()), *(dose.notes if dose else ())]
     if beyond_percent:
@@ -215,6 +215,7 @@ def _structures(
     if coverage is not None:
         drawing(series.grid, coverage)
     notes = _renamed(structures.notes, rois, matches) if hide else structures.notes
+    drawn.sop_uid = structures.sop_uid
     drawn.remarks[:0] = [*notes, *(match.remark for match in matches if match.remark)]
     return drawn
 

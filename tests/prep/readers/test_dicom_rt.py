@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
+from mtl_med.dosimetry.inputs import from_case
 from mtl_med.errors import CaseError, GeometryError
-from mtl_med.prep.convert import Job, prepare_case
+from mtl_med.io.nifti import read_nifti
+from mtl_med.prep.convert import Job, prepare_case, read_quality
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.readers.dicom_rt import read, scan
 from mtl_med.prep.recipe import Recipe
+from mtl_med.scoring import known_dose
 
 MadeStudy = Callable[..., "object"]
 Options = Callable[..., Recipe]
@@ -177,6 +180,33 @@ def test_without_external_contour_the_dose_counts_within_the_body(made_study: Ma
     assert any("the body" in told for told in case.account["converted"])
 
 
+def test_what_is_stored_says_that_dose_beyond_its_grid_is_unknown(
+    made_study: MadeStudy, with_options: Options, tmp_path: Path
+) -> None:
+    """Whether or not somebody drew the patient's outline: `mtl-med dvh` and `evaluate` go by it."""
+    study = made_study().ct()
+    rois = study.usual_rois()
+    study.rtstruct({name: rois[name] for name in ("Bladder", "PTV_7000")}, refer="series")
+    grid = dose_grid(study)
+    grid.rtdose(np.full((grid.slices, grid.rows, grid.columns), 60.0))
+    recipe = with_options(allow_partial_dose=True)
+    (source,) = scan(study.folder, recipe)
+    (tmp_path / "cases").mkdir()
+    case, _ = prepare_case(recipe, tmp_path / "cases", False, Job(source, "fit"))
+    assert case.dose_unknown_outside and not case.names("external")
+    stored = {key: read_nifti(case.path(key), np.float32)[0] for key in ("dose", "mask_dose")}
+    known = known_dose(case, stored.__getitem__)
+    assert known is not None and 0 < known.sum() < known.size
+    assert np.array_equal(known, stored["dose"] > 0)
+    found = from_case(case)
+    covered = read_quality(case).measures
+    for name in ("Bladder", "PTV_7000"):
+        inside = read_nifti(case.path(f"structures/{name}"), np.uint8)[0] > 0
+        assert np.array_equal(found.known[inside], known[inside])
+    if (read_nifti(case.path("structures/PTV_7000"), np.uint8)[0] > 0)[known].any():
+        assert covered["PTV_7000.D95_gy"] == pytest.approx(60), "of what is known, and not of zeros"
+
+
 def test_ct_alone_and_ct_without_dose(made_study: MadeStudy, with_options: Options) -> None:
     study = made_study().ct()
     case = read_only(study.folder, with_options())
@@ -271,6 +301,19 @@ def test_prescriptions_come_from_the_plan_before_the_name(
     assert case.facts["Bladder"].prescription_gy is None
     told = [item for item in case.remarks if "prescribes" in item]
     assert bool(told) == bool(remark) and all(remark in item for item in told)
+
+
+def test_a_plan_of_another_structure_set_prescribes_nothing_by_number(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    study = made_study().ct().rtstruct().rtplan(prescriptions=[(3, 50.4)])
+    (path,) = [path for path in study.folder.rglob("*.dcm") if dcmread(path, force=True).Modality == "RTPLAN"]
+    plan = dcmread(path)
+    plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = "2.25.4711"
+    plan.save_as(path)
+    case = read_only(study.folder, with_options())
+    assert case.facts["PTV_7000"].prescription_gy == 70, "by its name"
+    assert "the plan prescribes to structures of another structure set: nothing is taken from it" in case.remarks
 
 
 def test_a_prescription_to_nobody_is_not_given_to_one_of_two(made_study: MadeStudy, with_options: Options) -> None:
