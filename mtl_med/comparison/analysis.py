@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +39,8 @@ class Line:
         deltas: per metric, relative difference to the baseline, %, over the paired seeds. Empty for the baseline.
         differences: per metric, in its own unit, this row minus the baseline, over the paired seeds.
         mean_delta: mean of the deltas over the tasks, a task's being the mean over its metrics, over the paired seeds.
-        rank: 1 is the best mean delta, the baseline's being 0; 0 without one.
+        rank: 1 is the best mean delta, the baseline's being 0, over the seeds that all finished rows share; 0 without
+            one, and where they share none.
         patients: per metric, and last for the mean delta, over the patients. Empty for the baseline.
         p_adjusted: their p-values after Holm's correction over the methods of the table.
     """
@@ -67,7 +68,8 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
     columns = [results.protocol.metric(name) for name in group.metrics]
     higher = [column.higher_is_better for column in columns]
     figures = {row: {seed: _figures(results, row, seed, columns) for seed in results.seeds(row)} for row in group.rows}
-    lines = []
+    lines: list[Line] = []
+    means: dict[str, dict[int, float]] = {}
     for row, own in figures.items():
         paired = [seed for seed in own if seed in figures[group.baseline] and row != group.baseline]
         line = Line(
@@ -80,16 +82,16 @@ def analyse(results: Results, group: Group, draws: int = DRAWS) -> list[Line]:
             base = np.array([figures[group.baseline][seed] for seed in paired])
             method = np.array([own[seed] for seed in paired])
             deltas = relative_performances(base, method, higher)
-            means = mean_over_tasks(deltas, [column.task for column in columns])
+            means[row] = dict(zip(paired, mean_over_tasks(deltas, [c.task for c in columns]).tolist(), strict=True))
             line = replace(
                 line,
                 deltas=tuple(t_interval(column) for column in deltas.T.tolist()),
                 differences=tuple(t_interval(column) for column in (method - base).T.tolist()),
-                mean_delta=t_interval(means.tolist()),
+                mean_delta=t_interval(list(means[row].values())),
                 patients=tuple(_over_patients(results, group.baseline, row, paired, columns, draws)),
             )
         lines.append(line)
-    return _adjusted(_ranked(lines, group.baseline))
+    return _adjusted(_ranked(lines, group.baseline, means))
 
 
 def _figures(results: Results, row: str, seed: int, columns: Sequence[ScoreColumn]) -> list[float]:
@@ -110,9 +112,13 @@ def _over_patients(
     return paired_bootstrap(base, method, higher, tasks=tasks, groups=groups, draws=draws)
 
 
-def _ranked(lines: list[Line], baseline: str) -> list[Line]:
-    """Ranks by mean delta; equal ones share the better rank."""
-    found = {line.row: 0.0 if line.row == baseline else line.mean_delta.mean for line in lines if line.seeds}
+def _ranked(lines: list[Line], baseline: str, means: Mapping[str, Mapping[int, float]]) -> list[Line]:
+    """Ranks by mean delta over the seeds that all rows which have run share; equal ones share the better rank."""
+    compared = [line.row for line in lines if line.seeds and line.row != baseline]
+    shared = [seed for line in lines if line.row == baseline for seed in line.seeds]
+    shared = [seed for seed in shared if all(seed in means.get(row, ()) for row in compared)]
+    found = {row: t_interval([means[row][seed] for seed in shared]).mean for row in compared if shared}
+    found |= {baseline: 0.0} if shared or not compared else {}
     defined = {row: value for row, value in found.items() if not math.isnan(value)}
     ranks = {row: 1 + sum(other > value for other in defined.values()) for row, value in defined.items()}
     return [replace(line, rank=ranks.get(line.row, 0)) for line in lines]

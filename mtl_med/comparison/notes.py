@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from mtl_med.comparison.analysis import Line
@@ -9,7 +10,7 @@ from mtl_med.comparison.protocol import Group, ScoreColumn
 from mtl_med.comparison.results import Results
 from mtl_med.comparison.scores import ACCURACY, AREA, BALANCED, of_patients, select
 from mtl_med.comparison.statistics import DRAWS, Difference, Estimate
-from mtl_med.metrics.bootstrap import drawn_together
+from mtl_med.metrics.bootstrap import LEVEL, drawn_together
 
 __all__ = ["conventions", "drawn_units", "findings", "span"]
 
@@ -28,7 +29,7 @@ def conventions(results: Results) -> Iterable[str]:
         "First table of each section: a run's score is the mean over structures of their means over patients; shown "
         "are means over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between "
         "runs of the same seed (Eq. 3 of the CTAN paper; positive is better), and mean Δ the mean over tasks of a "
-        "task's mean over its scores; rank is by mean Δ."
+        "task's mean over its scores; rank is by mean Δ over the seeds that all rows of the section have."
     )
     yield (
         "Second table: a patient's score is the mean over its structures and over the seeds that both methods have, "
@@ -38,7 +39,8 @@ def conventions(results: Results) -> Iterable[str]:
     )
     yield (
         "A method is called better or worse than the baseline only where both intervals, over seeds and over "
-        f"{drawn}, leave zero to one side; else the two are not told apart."
+        f"{drawn}, leave zero to one side, and the corrected p is below {1 - LEVEL:.2g}; else the two are not told "
+        "apart."
     )
     told = [text for metric, text in _MEANT.items() if metric in {column.metric for column in results.protocol.metrics}]
     if told:
@@ -46,9 +48,9 @@ def conventions(results: Results) -> Iterable[str]:
     if runs:
         threads, together = (", ".join(sorted({run[name] for run in runs})) for name in ("threads", "processes"))
         yield (
-            "Seconds per step are medians, and peak memory is the most that training and its validation take beyond "
-            "what is in use before the first step, the weights and the cases kept in memory; the largest of a row's "
-            f"runs (threads a run: {threads}; runs at a time: {together})."
+            "Seconds per step are medians of a run's steps and of a row's runs, and peak memory is the most that "
+            "training and its validation take beyond what is in use before the first step, the weights and the cases "
+            f"kept in memory; the largest of a row's runs (threads a run: {threads}; runs at a time: {together})."
         )
 
 
@@ -94,15 +96,18 @@ def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[L
         found: dict[str, list[str]] = {"better than": [], "worse than": [], _UNTOLD: []}
         for line in compared:
             over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
-            found[_verdict(over_seeds, line.patients[i], higher)].append(f"'{line.row}'")
+            p = line.p_adjusted[i] if line.p_adjusted else math.nan
+            found[_verdict(over_seeds, line.patients[i], p, higher)].append(f"'{line.row}'")
         told = "; ".join(f"{', '.join(rows)} {verdict} '{group.baseline}'" for verdict, rows in found.items() if rows)
         yield f"{name}: {told}."
 
 
-def _verdict(over_seeds: Estimate, over_patients: Difference, higher_is_better: bool) -> str:
+def _verdict(over_seeds: Estimate, over_patients: Difference, p: float, higher_is_better: bool) -> str:
     """In a relative difference over seeds positive is better; over patients it is in the metric's own unit."""
     sign = 1 if higher_is_better else -1
     low, high = sorted((sign * over_patients.low, sign * over_patients.high))
+    if not p < 1 - LEVEL:  # after Holm's correction over the methods of the table
+        return _UNTOLD
     if over_seeds.low > 0 and low > 0:
         return "better than"
     return "worse than" if over_seeds.high < 0 and high < 0 else _UNTOLD

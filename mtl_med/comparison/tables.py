@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from mtl_med.comparison.analysis import Line, analyse
 from mtl_med.comparison.notes import conventions, drawn_units, findings, span
@@ -108,10 +109,9 @@ def _costs(results: Results, line: Line) -> list[str]:
         return [float(run[name]) for run in runs if run[name]]
 
     parameters, seconds, memory = (known(name) for name in ("parameters", "seconds_per_step", "peak_memory_mib"))
-    mean_seconds = [sum(seconds) / len(seconds)] if seconds else []
     return [
         _number([value / 1e6 for value in parameters], ".2f"),
-        _number(mean_seconds, ".3f"),
+        _number([median(seconds)] if seconds else [], ".3f"),
         _number([max(memory)] if memory else [], ".0f"),
     ]
 

@@ -50,6 +50,7 @@ class CtFrame:
         series_uid: Series Instance UID.
         frame_of_reference: Frame of Reference UID.
         lossy: its values were changed by compression.
+        burned_in: the file says that its pixels tell who the patient is: text in the image, or a recognisable face.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class CtFrame:
     series_uid: str
     frame_of_reference: str
     lossy: bool
+    burned_in: bool
 
 
 def ct_frames(path: str | Path) -> list[CtFrame]:
@@ -178,6 +180,7 @@ def _frame(
         series_uid=text(ds, "SeriesInstanceUID"),
         frame_of_reference=text(ds, "FrameOfReferenceUID"),
         lossy=text(ds, "LossyImageCompression") == "01",
+        burned_in=any(term(ds, key) == "YES" for key in ("BurnedInAnnotation", "RecognizableVisualFeatures")),
     )
 
 

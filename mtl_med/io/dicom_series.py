@@ -232,4 +232,6 @@ def _oddities(frames: Sequence[CtFrame]) -> list[str]:
             notes.append(f"{name} differs between slices: {told}{', ...' if len(values) > 3 else ''}")
     if any(frame.lossy for frame in frames):
         notes.append("CT values were changed by lossy compression before")
+    if any(frame.burned_in for frame in frames):
+        notes.append("the CT says that its pixels tell who the patient is (BurnedInAnnotation): nothing is removed")
     return notes

@@ -33,6 +33,12 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
 
 
+def _give_back_freed() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
 class PeakMemory:
     """The most memory that is in use at once from here on, beyond what is in use now.
 
@@ -47,6 +53,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device) / 2**20
             return
+        _give_back_freed()  # what was freed before would hide as much of what comes
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the kernel counts the peak anew
         except OSError:

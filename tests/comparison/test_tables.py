@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mtl_med.comparison.analysis import analyse
-from mtl_med.comparison.notes import findings
+from mtl_med.comparison.analysis import Line, analyse
+from mtl_med.comparison.notes import _verdicts, findings
 from mtl_med.comparison.protocol import ScoreColumn, parse_protocol
 from mtl_med.comparison.results import RUN_COLUMNS, Results, read_results, write_results
 from mtl_med.comparison.scores import of_patients, of_run, patient_means, select, under_own_tasks
+from mtl_med.comparison.statistics import Difference, Estimate
 from mtl_med.comparison.tables import refresh, render
 from mtl_med.errors import UsageError
 from mtl_med.metrics.rows import Row
@@ -96,16 +97,16 @@ EXPECTED = """\
 - First table of each section: a run's score is the mean over structures of their means over patients; shown are means \
 over seeds with 95 % t-intervals. Δ is the difference relative to the section's baseline between runs of the same seed \
 (Eq. 3 of the CTAN paper; positive is better), and mean Δ the mean over tasks of a task's mean over its scores; rank \
-is by mean Δ.
+is by mean Δ over the seeds that all rows of the section have.
 - Second table: a patient's score is the mean over its structures and over the seeds that both methods have, so that \
 its differences are not quite those of the first. Intervals and p are from a paired bootstrap over patients (10000 \
 draws), p two-sided and Holm-corrected over the methods of the section; that of mean Δ stands in the first table too. \
 They say nothing about other seeds.
 - A method is called better or worse than the baseline only where both intervals, over seeds and over patients, leave \
-zero to one side; else the two are not told apart.
-- Seconds per step are medians, and peak memory is the most that training and its validation take beyond what is in \
-use before the first step, the weights and the cases kept in memory; the largest of a row's runs (threads a run: 1; \
-runs at a time: 2).
+zero to one side, and the corrected p is below 0.05; else the two are not told apart.
+- Seconds per step are medians of a run's steps and of a row's runs, and peak memory is the most that training and its \
+validation take beyond what is in use before the first step, the weights and the cases kept in memory; the largest of \
+a row's runs (threads a run: 1; runs at a time: 2).
 
 ### Small
 
@@ -287,6 +288,37 @@ class TestAnalysis:
             "stl": 2,
             "hps": 3,
         }
+
+    def test_ranks_are_over_the_seeds_that_all_rows_have(self) -> None:
+        """hps is better than ctan with seed 1, and would be worse by a bad seed 0 that ctan has not run."""
+        runs = {
+            ("stl", 0): [0.6] * 3 + [3.0] * 2,
+            ("stl", 1): [0.6] * 3 + [3.0] * 2,
+            ("hps", 0): [0.3] * 3 + [3.0] * 2,
+            ("hps", 1): [0.9] * 3 + [3.0] * 2,
+            ("ctan", 1): [0.7] * 3 + [3.0] * 2,
+        }
+        done = results(runs)
+        found = {line.row: line for line in analyse(done, done.protocol.groups[0])}
+        assert found["hps"].mean_delta.mean < found["ctan"].mean_delta.mean
+        assert {row: line.rank for row, line in found.items()} == {"hps": 1, "ctan": 2, "stl": 3}
+
+    def test_what_the_correction_takes_back_is_not_claimed(self) -> None:
+        """Both intervals leave zero to one side, and p 0.03 of one method becomes 0.06 among two."""
+        over_seeds, over_patients = Estimate(2.0, 1.0, 3.0, 5), Difference(0.02, 0.01, 0.03, 0.03, 33)
+        columns = [results().protocol.metric("Dice")]
+        lines = [
+            Line(row, (0, 1), (0, 1), (over_seeds,), (over_seeds,), (over_seeds,), over_seeds, 1, patients, p)
+            for row, patients, p in (
+                ("hps", (over_patients, over_patients), (0.06, 0.04)),
+                ("ctan", (over_patients, over_patients), (0.04, 0.06)),
+            )
+        ]
+        told = list(_verdicts(results().protocol.groups[0], columns, lines))
+        assert told == [
+            "Dice: 'ctan' better than 'stl'; 'hps' not told apart from 'stl'.",
+            "mean Δ: 'hps' better than 'stl'; 'ctan' not told apart from 'stl'.",
+        ]
 
     def test_a_baseline_of_zero_gives_no_difference(self) -> None:
         done = results({("stl", 0): [0.0] * 3 + [3.0] * 2, ("hps", 0): [0.5] * 3 + [2.7] * 2})

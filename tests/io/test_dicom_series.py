@@ -333,6 +333,13 @@ def test_lossy_compression_is_told(tmp_path: Path, ct_maker) -> None:
     assert "lossy" in read_ct_series(ct_maker.series(tmp_path, images)).notes[0]
 
 
+@pytest.mark.parametrize("keyword", ["BurnedInAnnotation", "RecognizableVisualFeatures"])
+def test_pixels_that_tell_who_it_is_are_told(tmp_path: Path, ct_maker, keyword: str) -> None:
+    told = read_ct_series(ct_maker.series(tmp_path / "yes", ct_maker.volume(noise(), **{keyword: "YES"}))).notes
+    assert "its pixels tell who the patient is" in told[0]
+    assert not read_ct_series(ct_maker.series(tmp_path / "no", ct_maker.volume(noise(), **{keyword: "NO"}))).notes
+
+
 # --- enhanced multi-frame
 
 
