@@ -72,6 +72,17 @@ def test_training_is_in_percent_at_the_median_spacing(trained: Path, study: Path
     assert settings["study"]["spacing_mm"] == pytest.approx(np.median(spacings, axis=0), abs=1e-3)
 
 
+def test_as_published(study: Path, run: Run, tmp_path: Path) -> None:
+    """With a smaller ResNet and smaller slices; all else as the file says."""
+    options = {"encoder": "resnet18", "patch_size": "[64,32]", "repeats": 8, "epochs": 1}
+    run("train", "as_published", dataset_dir=study, output_dir=tmp_path, **options)
+    settings = json.loads((tmp_path / "model.json").read_text())
+    assert (settings["batch_size"], settings["learning_rate"], settings["weight_decay"]) == (32, 1e-4, 1e-5)
+    assert (settings["optimizer"], settings["weighting"], settings["inputs"]) == ("Adam", "dwa", "ct")
+    told = run("train", "as_published", "evaluate", dataset_dir=study, output_dir=tmp_path)
+    assert "dose score" in told
+
+
 def test_ct_alone_gives_percent_unless_told(trained: Path, study: Path, run: Run, tmp_path: Path) -> None:
     options = {"dataset_dir": study, "weights": trained / "model.pt", "splits": "['validation']"}
     run("inference", output_dir=tmp_path / "percent", **options)

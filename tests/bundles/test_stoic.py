@@ -64,6 +64,17 @@ def test_severity_is_known_of_positive_patients_only(study: Path) -> None:
         assert ("severe" in case.labels) == (case.labels["covid"] == 1)
 
 
+def test_as_published(study: Path, run: Run, tmp_path: Path) -> None:
+    """With a smaller ResNet and smaller volumes; all else as the file says."""
+    options = {"encoder": "resnet18", "volume_size": "[32,32,32]", "epochs": 1, "limit": 8}
+    run("train", "as_published", dataset_dir=study, output_dir=tmp_path, **options)
+    settings = settings_of(tmp_path)
+    assert (settings["batch_size"], settings["learning_rate"], settings["weight_decay"]) == (8, 1e-4, 1e-5)
+    assert (settings["optimizer"], settings["weighting"]) == ("Adam", "dwa")
+    (row,) = csv.DictReader((tmp_path / "training.csv").read_text().splitlines())
+    assert float(row["learning_rate"]) == 1e-4
+
+
 def test_both_tasks_learn_and_are_calibrated_on_their_own_patients(ctan: Path, study: Path) -> None:
     settings, manifest = settings_of(ctan), Manifest.read(study)
     fit, tune = manifest.split("fit"), manifest.split("tune")
