@@ -31,6 +31,8 @@ def read_strict_json(path: str | Path) -> Any:
         raise UsageError("is not UTF-8 text", where=path, fix="Save it as UTF-8") from error
     try:
         return json.loads(text, object_pairs_hook=_once(path.name), parse_constant=_no_constant(path.name))
+    except RecursionError as error:
+        raise UsageError("is nested too deeply", where=path, fix="Mend it") from error
     except json.JSONDecodeError as error:
         raise UsageError(
             f"is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}", where=path, fix="Mend it"

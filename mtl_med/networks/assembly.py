@@ -65,10 +65,14 @@ def parts(
         options: each goes to every part that takes it.
 
     Raises:
-        UsageError: unknown encoder, spatial_dims or option, or an unknown value of one.
+        UsageError: unknown encoder, spatial_dims or option, an unknown value of one, or a task whose name PyTorch keeps
+            for itself.
     """
     listed = as_tasks(tasks)
     names = [task.name for task in listed]
+    for name in names:
+        if hasattr(nn.ModuleDict(), name):  # modules are found by it as attributes
+            raise UsageError(f"no task can be called '{name}'", fix=f"Call it {name}_task, or otherwise")
     if spatial_dims not in (2, 3):
         raise UsageError(f"spatial_dims is {spatial_dims}", fix="Use 2 or 3")
     check_options(options, known_options(encoder, streams, exchange), encoder)

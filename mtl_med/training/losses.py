@@ -224,7 +224,7 @@ class MultiTaskLoss(nn.Module):
     def task_losses(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> TaskLosses:
         """The losses of a batch before they are combined; arguments and errors are those of `forward`."""
         terms = {
-            task.name: self._term(task.name, loss, predictions, batch)
+            task.name: self._term(task, loss, predictions, batch)
             for task, loss in zip(self.tasks, self.losses, strict=True)
         }
         counts = torch.stack([term.count for term in terms.values()])
@@ -253,16 +253,17 @@ class MultiTaskLoss(nn.Module):
         """The loss of each task that has a label, as the weighting has it in its sum."""
         return {name: self.weighting({name: mean}) for name, mean in losses.means.items()}
 
-    def _term(self, name: str, loss: nn.Module, predictions: Mapping[str, Tensor], batch: Mapping) -> LossTerm:
+    def _term(self, task: Task, loss: nn.Module, predictions: Mapping[str, Tensor], batch: Mapping) -> LossTerm:
         """Sum and count of one task, over its output and its auxiliary outputs."""
+        name = task.name
         if name not in predictions:
             raise UsageError(f"the network predicts no task '{name}'", fix=nearest(name, predictions))
         keys = [name, *(key for key in predictions if key.startswith(f"{name}/"))]
         outputs = [_plain(predictions[key]) for key in keys]
         label, labelled = batch.get(name), batch.get(f"labelled_{name}")
         if label is None and labelled is None:
-            idle = torch.stack([0.0 * output.flatten()[0].to(wide_dtype(output)) for output in outputs]).sum()
-            return LossTerm(idle, torch.zeros_like(idle))
+            # Its loss is asked all the same: it may sum over the ranks, and then waits for each of them.
+            label, labelled = _no_labels(task, outputs[0])
         if label is None or labelled is None:
             found, lacking = (name, f"labelled_{name}") if labelled is None else (f"labelled_{name}", name)
             raise UsageError(f"the batch has '{found}' but not '{lacking}'", fix="Give both, or neither")
@@ -271,6 +272,13 @@ class MultiTaskLoss(nn.Module):
         terms = [loss(output, *rest) for output in outputs]
         totals = [_weight(key) * term.total for key, term in zip(keys, terms, strict=True)]
         return LossTerm(torch.stack(totals).sum(), terms[0].count)
+
+
+def _no_labels(task: Task, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of a batch that has none of a task, and which of them are known: none."""
+    label = torch.zeros_like(output) if task.is_pixel_level else output.new_zeros(len(output), dtype=torch.long)
+    known = task.channels if task.is_pixel_level else 1
+    return label, torch.zeros((len(output), known), dtype=torch.bool, device=output.device)
 
 
 def _weight(key: str) -> float:

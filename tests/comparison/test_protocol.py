@@ -166,11 +166,12 @@ def test_a_fault_is_one_sentence(fields, write, name: str) -> None:
             "is not valid JSON: Expecting ',' delimiter in line 2, column 16. Mend it.",
         ),
         ("", "is not valid JSON: Expecting value in line 1, column 1. Mend it."),
+        ("[" * 100_000, "is nested too deeply. Mend it."),
         ('{"rows": {"a": 1, "a": 2}}', "the key 'a' stands twice in one object. Rename one of them."),
         ('{"overrides": {"learning_rate": NaN}}', "holds the value NaN, which is no JSON."),
         ("[]", "is [], expected an object."),
     ],
-    ids=["comma", "empty", "twice", "nan", "list"],
+    ids=["comma", "empty", "deep", "twice", "nan", "list"],
 )
 def test_broken_json_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "broken.json"

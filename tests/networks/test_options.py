@@ -120,3 +120,11 @@ def test_no_convolution_bias_before_a_norm(small_network: Make) -> None:
 def test_every_row_says_what_it_is(name: str) -> None:
     assert METHODS[name].summary
     assert METHODS[name].paper
+
+
+@pytest.mark.parametrize("method", ["stl", "hps", "ctan"])
+@pytest.mark.parametrize("name", ["type", "keys", "training"])
+def test_a_name_that_pytorch_keeps_for_itself_is_refused(method: str, name: str) -> None:
+    tasks = {name: {"kind": "classification", "channels": 2}, "dose": {"kind": "regression"}}
+    with pytest.raises(UsageError, match=f"no task can be called '{name}'. Call it {name}_task"):
+        create_network(method, tasks, 2, 1)

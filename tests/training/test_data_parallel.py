@@ -28,6 +28,11 @@ LABELS = {
         "diagnosis": [[0], [1], [1], [1]],
     },
     "rank-1-has-none": {"oar": [[1, 1], [1, 1], [0, 0], [0, 0]], "dose": [[1], [1], [0], [0]], "diagnosis": [[0]] * 4},
+    "rank-1-lacks-keys": {
+        "oar": [[1, 1], [1, 1], [0, 0], [0, 0]],
+        "dose": [[1], [1], [0], [0]],
+        "diagnosis": [[0]] * 4,
+    },
     "none-at-all": {"oar": [[0, 0]] * 4, "dose": [[0]] * 4, "diagnosis": [[0]] * 4},
 }
 WEIGHTINGS = {"equal": {}, "dwa": {}, "uncertainty": {"likelihoods": {"dose": "gaussian"}}}
@@ -69,7 +74,11 @@ def batch_of(labels: str, cases: slice) -> dict[str, Tensor]:
         known = batch[f"labelled_{name}"] = torch.tensor(rows, dtype=torch.bool)
         if name != "diagnosis":
             batch[name][~known] = torch.nan
-    return {key: value[cases] for key, value in batch.items()}
+    found = {key: value[cases] for key, value in batch.items()}
+    if labels == "rank-1-lacks-keys":
+        for name in [name for name in LABELS[labels] if not found[f"labelled_{name}"].any()]:
+            del found[name], found[f"labelled_{name}"]
+    return found
 
 
 def gradients(scenario: str, cases: slice, parallel: bool, local_means: bool = False) -> dict[str, Tensor]:
