@@ -169,11 +169,12 @@ def boolean(value: Any, name: str = "value") -> bool:
 
 
 def plain_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options in which the words of the command line have become values: `true`, `false`, `null`; groups too.
+    """Options in which the words of the command line have become values: `true`, `no`, `null` and the like; groups too.
 
     `--network_options#residual false` arrives as text, which is true wherever it is asked for.
     """
-    values: dict[str, Any] = {"true": True, "false": False, "null": None, "none": None}
+    values: dict[str, Any] = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    values |= {"null": None, "none": None}
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -138,8 +138,10 @@ def test_words_in_options_become_values() -> None:
         "scale": "mean",
         "oar": {"batch_dice": "True", "ce": None, "scale": 5.0},
         "top": "null",
+        "share": "no",
     }
     meant = {"residual": False, "scale": "mean", "oar": {"batch_dice": True, "ce": None, "scale": 5.0}, "top": None}
+    meant["share"] = False
     assert plain_values(given) == meant
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtl_med.errors import UsageError
 from mtl_med.networks.blocks import initialise
 from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.networks.recompute import NotingNothing
 from mtl_med.tasks import Task
 
 __all__ = ["MultiTaskNet", "SingleTaskNets"]
@@ -92,12 +93,16 @@ class MultiTaskNet(nn.Module):
 
     @torch.jit.unused
     def attention(self, stages: list[Stage], streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What `return_attention` adds; nothing where neither streams nor exchange attend."""
+        """What `return_attention` adds; nothing where neither streams nor exchange attend.
+
+        It is made a second time, of which running statistics must not know.
+        """
         found: dict[str, Tensor] = {}
-        if hasattr(self.streams, "attention"):
-            found |= self.streams.attention(stages)
-        if hasattr(self.exchange, "attention"):
-            found |= {f"{task}/exchange": maps for task, maps in self.exchange.attention(streams).items()}
+        with NotingNothing(self.streams), NotingNothing(self.exchange):
+            if hasattr(self.streams, "attention"):
+                found |= self.streams.attention(stages)
+            if hasattr(self.exchange, "attention"):
+                found |= {f"{task}/exchange": maps for task, maps in self.exchange.attention(streams).items()}
         return {f"attention/{name}": maps for name, maps in found.items()}
 
     @torch.jit.unused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -128,3 +129,16 @@ def test_a_name_that_pytorch_keeps_for_itself_is_refused(method: str, name: str)
     tasks = {name: {"kind": "classification", "channels": 2}, "dose": {"kind": "regression"}}
     with pytest.raises(UsageError, match=f"no task can be called '{name}'. Call it {name}_task"):
         create_network(method, tasks, 2, 1)
+
+
+@pytest.mark.parametrize("method", ["mtan", "ctan", "kem"])
+def test_showing_attention_changes_no_running_statistic(method: str) -> None:
+    """It is made a second time, also in training."""
+    torch.manual_seed(0)
+    network = create_network(method, TASKS, 2, 1, encoder="resnet18").train()
+    other = copy.deepcopy(network)
+    image = torch.randn(2, 1, 64, 64)
+    shown, plain = network(image, return_attention=True), other(image)
+    assert set(plain) < set(shown)
+    for (name, found), (_, expected) in zip(network.named_buffers(), other.named_buffers(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
