@@ -37,7 +37,8 @@ class Line:
         paired_seeds: those of them that the baseline has too.
         scores: per metric, over the seeds.
         deltas: per metric, relative difference to the baseline, %, over the paired seeds. Empty for the baseline.
-        differences: per metric, in its own unit, this row minus the baseline, over the paired seeds.
+        differences: per metric, in its own unit, this row minus the baseline, over the paired seeds. Empty for the
+            baseline.
         mean_delta: mean of the deltas over the tasks, a task's being the mean over its metrics, over the paired seeds.
         rank: 1 is the best mean delta, the baseline's being 0, over the seeds that all finished rows share; 0 without
             one, and where they share none.
@@ -118,7 +119,7 @@ def _ranked(lines: list[Line], baseline: str, means: Mapping[str, Mapping[int, f
     shared = [seed for line in lines if line.row == baseline for seed in line.seeds]
     shared = [seed for seed in shared if all(seed in means.get(row, ()) for row in compared)]
     found = {row: t_interval([means[row][seed] for seed in shared]).mean for row in compared if shared}
-    found |= {baseline: 0.0} if shared or not compared else {}
+    found |= {baseline: 0.0} if shared else {}
     defined = {row: value for row, value in found.items() if not math.isnan(value)}
     ranks = {row: 1 + sum(other > value for other in defined.values()) for row, value in defined.items()}
     return [replace(line, rank=ranks.get(line.row, 0)) for line in lines]

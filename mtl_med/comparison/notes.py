@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from mtl_med.comparison.analysis import Line
@@ -96,18 +95,21 @@ def _verdicts(group: Group, columns: Sequence[ScoreColumn], compared: Sequence[L
         found: dict[str, list[str]] = {"better than": [], "worse than": [], _UNTOLD: []}
         for line in compared:
             over_seeds = line.deltas[i] if i < len(columns) else line.mean_delta
-            p = line.p_adjusted[i] if line.p_adjusted else math.nan
-            found[_verdict(over_seeds, line.patients[i], p, higher)].append(f"'{line.row}'")
+            verdict = _verdict(over_seeds, line.patients[i], line.p_adjusted[i], higher)
+            found[verdict].append(f"'{line.row}'")
         told = "; ".join(f"{', '.join(rows)} {verdict} '{group.baseline}'" for verdict, rows in found.items() if rows)
         yield f"{name}: {told}."
 
 
 def _verdict(over_seeds: Estimate, over_patients: Difference, p: float, higher_is_better: bool) -> str:
-    """In a relative difference over seeds positive is better; over patients it is in the metric's own unit."""
+    """In a relative difference over seeds positive is better; over patients it is in the metric's own unit.
+
+    `p` is that over patients after Holm's correction over the methods of the table.
+    """
+    if not p < 1 - LEVEL:
+        return _UNTOLD
     sign = 1 if higher_is_better else -1
     low, high = sorted((sign * over_patients.low, sign * over_patients.high))
-    if not p < 1 - LEVEL:  # after Holm's correction over the methods of the table
-        return _UNTOLD
     if over_seeds.low > 0 and low > 0:
         return "better than"
     return "worse than" if over_seeds.high < 0 and high < 0 else _UNTOLD

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mtl_med.errors import CaseError
 
-__all__ = ["FEWEST_SLICES", "require_hounsfield", "require_slices"]
+__all__ = ["require_hounsfield", "require_slices"]
 
-FEWEST_SLICES = 8
+_FEWEST_SLICES = 8
 _AIR_BELOW_HU, _TISSUE_ABOVE_HU = -500, 0  # every CT has some of both
 
 
 def require_slices(shape: Sequence[int], where: str | Path) -> None:
-    """Refuse a volume that is thinner than `FEWEST_SLICES` along an axis.
+    """Refuse a volume that is thinner than 8 voxels along an axis.
 
     Args:
         shape: (X, Y, Z).
@@ -24,12 +24,12 @@ def require_slices(shape: Sequence[int], where: str | Path) -> None:
         CaseError: it is.
     """
     fewest = min(shape)
-    if fewest >= FEWEST_SLICES:
+    if fewest >= _FEWEST_SLICES:
         return
     size = " x ".join(str(int(count)) for count in shape)
     slices = f"{fewest} slice" if fewest == 1 else f"{fewest} slices"
     raise CaseError(
-        f"has {size} voxels, {slices} along an axis, expected {FEWEST_SLICES} or more",
+        f"has {size} voxels, {slices} along an axis, expected {_FEWEST_SLICES} or more",
         where=where,
         fix="Take the whole volume",
     )

@@ -109,8 +109,7 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     path = Path(path)
     ds = read_dataset(path)
     header = _header(ds, path)
-    unnamed = not header.frame_of_reference
-    if frame_of_reference is not None and header.frame_of_reference != frame_of_reference and not unnamed:
+    if frame_of_reference is not None and header.frame_of_reference not in ("", frame_of_reference):
         raise CaseError(
             "the dose belongs to another frame of reference than the CT",
             where=path,
@@ -124,7 +123,7 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     rows_mm, columns_mm = spacing_mm(ds, path)
     planes = _gray(stored_pixels(ds, path), scaling)
     notes = [*header.notes, *_check_values(planes, header, path)]
-    if frame_of_reference is not None and unnamed:
+    if frame_of_reference is not None and not header.frame_of_reference:
         notes.append("the dose names no frame of reference; it is taken to lie in that of the CT")
     planes, first, pitch, note = ascending_planes(planes, offsets, path)
     affine = np.eye(4)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import importlib.util
 import json
 import statistics
@@ -136,14 +135,11 @@ def peak_mib(name: str, dims: int) -> float:
 def print_peak(name: str, dims: int) -> None:
     """The child's part of `peak_mib`: the second step, when the optimizer's state is there.
 
-    Without `keep_freed_memory`, and with what the C library keeps given back, for the first step's memory would count
-    as there already.
+    Without `keep_freed_memory`, for the first step's memory would count as there already.
     """
     stepper = Stepper(name, dims)
     stepper.step()
     stepper.optimizer.zero_grad(set_to_none=True)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).malloc_trim(0)
     memory = PeakMemory(stepper.device)
     stepper.step()
     print(json.dumps(memory.mib()))
