@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mtl_med.comparison.checks import check_methods, open_bundle
 from mtl_med.comparison.execution import Job, execute_all, monai_command
 from mtl_med.comparison.progress import duration, left, listing, scores_in_words
 from mtl_med.comparison.protocol import Protocol, read_protocol
-from mtl_med.comparison.results import collect, write_results
+from mtl_med.comparison.results import collect, with_earlier, write_results
 from mtl_med.comparison.runs import FINISHED, OTHER, Run, plan, refuse_others
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, MtlMedError, UsageError, nearest
 from mtl_med.files import shipped, write_text
@@ -39,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     add("--threads", type=int, metavar="N", help="threads of each run (default: the cores divided by --processes)")
     add("--only", action="append", default=[], metavar="ROW[:SEED]", help="do these runs alone; can be repeated")
+    add(
+        "--finished",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder with the tables of finished runs (runs.csv, scores.csv, protocol.json), as in docs/results; runs "
+        "of the same settings and data are taken from there; can be repeated",
+    )
     add("--list", action="store_true", help="show every run, its state and the time that is left, and do nothing")
     add("--tables", action="store_true", help="make the tables of what is finished, and run nothing")
     add("--overwrite", action="store_true", help="make runs again whose settings or data are no longer those asked for")
@@ -59,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if args.study is None and not (args.list or args.tables):
         raise UsageError("no study is given", where="--study", fix="Give the folder that mtl-med prep wrote")
     runs = plan(protocol, bundle, args.out, _fingerprint(args.study))
+    for folder in args.finished:
+        runs = with_earlier(runs, folder)
     chosen = choose(runs, args.only)
     if args.list:
         _say("\n".join(listing(chosen, args.processes)))
@@ -142,21 +153,21 @@ def choose(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
 
 def _do(protocol: Protocol, chosen: Sequence[Run], job: Job) -> list[Run]:
     """Execute what is not finished, and tell how it goes; gives the runs that failed."""
-    finished = {each.name: (each.row, each.record()["seconds"]) for each in chosen if each.state() == FINISHED}
-    waiting = [each for each in chosen if each.name not in finished]
-    _say(f"{len(finished)} of {len(chosen)} runs are finished; {left(list(finished.values()), waiting, job.processes)}")
+    finished = [each for each in chosen if each.state() == FINISHED]
+    waiting = [each for each in chosen if each.state() != FINISHED]
+    _say(f"{len(finished)} of {len(chosen)} runs are finished; {left(finished, waiting, job.processes)}")
     failed: list[Run] = []
     open_runs = {each.name: each for each in waiting}
 
-    def report(each: Run, record: dict[str, Any] | None, reason: str) -> None:
+    def report(each: Run, record: Mapping[str, Any] | None, reason: str) -> None:
         del open_runs[each.name]
         if record is None:
             failed.append(each)
             text = f"FAILED: {reason.rstrip('.')}"
         else:
-            finished[each.name] = (each.row, record["seconds"])
+            finished.append(each)
             text = f"{duration(record['seconds'])}; {scores_in_words(protocol, each)}"
-        rest = left(list(finished.values()), list(open_runs.values()), job.processes)
+        rest = left(finished, list(open_runs.values()), job.processes)
         _say(f"[{len(finished) + len(failed)}/{len(chosen)}] {each.name}: {text}; {rest}")
 
     with _signals_interrupt():

@@ -140,7 +140,7 @@ def _own_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _TORCHRUN}
 
 
-def execute_all(runs: Sequence[Run], job: Job, report: Callable[[Run, dict[str, Any] | None, str], None]) -> None:
+def execute_all(runs: Sequence[Run], job: Job, report: Callable[[Run, Mapping[str, Any] | None, str], None]) -> None:
     """Execute runs, some at a time; one that fails stops no other.
 
     Args:
@@ -176,7 +176,7 @@ def _places(job: Job) -> Queue[Mapping[str, str]]:
 
 def _guarded(
     run: Run, job: Job, children: Children, places: Queue[Mapping[str, str]]
-) -> tuple[dict[str, Any] | None, str]:
+) -> tuple[Mapping[str, Any] | None, str]:
     place = places.get()
     try:
         return execute(run, job, children, place), ""
@@ -191,7 +191,7 @@ def _guarded(
         places.put(place)
 
 
-def execute(run: Run, job: Job, children: Children, environment: Mapping[str, str]) -> dict[str, Any]:
+def execute(run: Run, job: Job, children: Children, environment: Mapping[str, str]) -> Mapping[str, Any]:
     """Train, evaluate and record one run, with these variables; goes on where an earlier call stopped.
 
     Raises:

@@ -14,25 +14,24 @@ __all__ = ["duration", "left", "listing", "scores_in_words", "seconds_left"]
 def listing(runs: Sequence[Run], processes: int) -> Iterator[str]:
     """One line per run, and the time that is left."""
     width = max(len("row"), *(len(run.row) for run in runs))
-    finished: list[tuple[str, float]] = []
-    waiting = []
+    finished: list[Run] = []
+    waiting: list[Run] = []
     yield f"{'row':<{width}}  seed  {'took':>8}  state"
     for each in runs:
         state = each.state()
-        seconds = each.record()["seconds"] if state == FINISHED else None
-        if seconds is None:
-            waiting.append(each)
-        else:
-            finished.append((each.row, seconds))
+        seconds = each.seconds if state == FINISHED else None
+        (finished if state == FINISHED else waiting).append(each)
         yield f"{each.row:<{width}}  {each.seed:4d}  {'' if seconds is None else duration(seconds):>8}  {state}"
     yield f"{len(finished)} of {len(runs)} runs are finished; {left(finished, waiting, processes)}"
 
 
-def left(finished: Sequence[tuple[str, float]], waiting: Sequence[Run], processes: int) -> str:
+def left(finished: Sequence[Run], waiting: Sequence[Run], processes: int) -> str:
     """What is left to do, as `seconds_left` expects it."""
     if not waiting:
         return "none is left"
-    seconds = seconds_left(finished, [run.row for run in waiting], processes)
+    took = [(run.row, run.seconds) for run in finished]
+    known = [(row, seconds) for row, seconds in took if seconds is not None]
+    seconds = seconds_left(known, [run.row for run in waiting], processes)
     about = "" if seconds is None else f", about {duration(seconds)}"
     return f"{len(waiting)} to go{about}"
 

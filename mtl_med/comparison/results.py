@@ -7,17 +7,18 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from mtl_med.comparison.protocol import Protocol, read_protocol
-from mtl_med.comparison.runs import FINISHED, Run
+from mtl_med.comparison.runs import FINISHED, Earlier, Run
+from mtl_med.comparison.settings import hash_of
 from mtl_med.errors import UsageError
-from mtl_med.files import read_json, write_json, write_text
+from mtl_med.files import write_json, write_text
 from mtl_med.metrics.rows import COLUMNS, Row
 
-__all__ = ["RUN_COLUMNS", "Results", "collect", "read_results", "write_results"]
+__all__ = ["RUN_COLUMNS", "Results", "collect", "read_results", "with_earlier", "write_results"]
 
 RUN_COLUMNS = (
     *("row", "seed", "steps", "epochs", "parameters", "seconds_per_step", "peak_memory_mib"),
@@ -72,14 +73,28 @@ def collect(protocol: Protocol, runs: Iterable[Run]) -> Results:
         protocol,
         {(run.row, run.seed): run.scores(protocol) for run in done},
         {key: {name: _text(record.get(name)) for name in RUN_COLUMNS} for key, record in records.items()},
-        {case: group for run in done[:1] for case, group in _groups(run).items()},
+        dict(done[0].groups()) if done else {},  # of equal data they are the same for all runs
     )
 
 
-def _groups(run: Run) -> dict[str, str]:
-    """What the evaluation noted of the cases that belong together; of equal data it is the same for all runs."""
-    path = run.folder / "metrics.run.json"
-    return dict(read_json(path).get("groups", {})) if path.is_file() else {}
+def with_earlier(runs: Iterable[Run], folder: str | Path) -> list[Run]:
+    """The runs, those that tables hold with the same settings and data as finished ones.
+
+    Args:
+        runs: of a comparison.
+        folder: with the tables of this comparison or another one.
+
+    Raises:
+        UsageError: the tables cannot be read.
+    """
+    results = read_results(folder)
+    found = []
+    for run in runs:
+        key = (run.row, run.seed)
+        line = results.runs.get(key, {})
+        same = line.get("settings_hash") == hash_of(run.settings) and run.fingerprint in ("", line["fingerprint"])
+        found.append(replace(run, earlier=Earlier(line, results.scores[key], results.groups)) if same else run)
+    return found
 
 
 def _text(value: Any) -> str:

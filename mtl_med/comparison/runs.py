@@ -25,6 +25,7 @@ __all__ = [
     "OTHER",
     "STARTED",
     "WAITING",
+    "Earlier",
     "Run",
     "code_version",
     "finish",
@@ -39,6 +40,21 @@ _DIGEST = 10  # characters
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A finished run of which only its part of the tables is left.
+
+    Args:
+        record: its line of `runs.csv`.
+        scores: its rows of `scores.csv`.
+        groups: patient or image -> what it belongs to.
+    """
+
+    record: Mapping[str, str]
+    scores: Sequence[Row]
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Run:
     """One row with one seed.
 
@@ -49,6 +65,7 @@ class Run:
         settings: everything it is trained and evaluated with.
         overrides: what its row and the comparison ask for.
         fingerprint: of the study; "" accepts any.
+        earlier: the same run as tables hold it, which counts as long as its folder holds none.
     """
 
     row: str
@@ -57,6 +74,7 @@ class Run:
     settings: Mapping[str, Any] = field(repr=False)
     overrides: Mapping[str, Any] = field(repr=False)
     fingerprint: str = ""
+    earlier: Earlier | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -80,7 +98,7 @@ class Run:
     def state(self) -> str:
         """`FINISHED`, `STARTED`, `FAILED`, `WAITING`, or `OTHER`: its folder holds a run of other settings or data."""
         if not (self.folder / _SETTINGS).is_file():
-            return WAITING
+            return FINISHED if self.earlier else WAITING
         if self.strange():
             return OTHER
         if (self.folder / _RECORD).is_file():
@@ -95,12 +113,30 @@ class Run:
             lines.append(f"the data were {found['fingerprint'][:12]}, now {self.fingerprint[:12]}")
         return lines
 
-    def record(self) -> dict[str, Any]:
-        """What `finish` left."""
-        return read_json(self.folder / _RECORD)
+    @property
+    def _in_tables(self) -> Earlier | None:
+        return None if (self.folder / _SETTINGS).is_file() else self.earlier
+
+    def record(self) -> Mapping[str, Any]:
+        """What `finish` left, or what tables hold of it."""
+        return self._in_tables.record if self._in_tables else read_json(self.folder / _RECORD)
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took, once it is finished; tables do not tell."""
+        return self.record().get("seconds")
+
+    def groups(self) -> Mapping[str, str]:
+        """What its evaluation noted of the cases that belong together."""
+        if self._in_tables:
+            return self._in_tables.groups
+        path = self.folder / "metrics.run.json"
+        return read_json(path).get("groups", {}) if path.is_file() else {}
 
     def scores(self, protocol: Protocol) -> list[Row]:
         """The rows of its evaluation that the comparison's scores are made of, under the names of the run's tasks."""
+        if self._in_tables:
+            return wanted(protocol, self._in_tables.scores)
         rows = read_rows(self.folder / "metrics.csv")
         return wanted(protocol, under_own_tasks(rows, as_tasks(self.settings.get("train", {}).get("tasks", {}))))
 
@@ -165,7 +201,7 @@ def refuse_others(runs: Sequence[Run]) -> None:
         )
 
 
-def finish(run: Run, seconds: float) -> dict[str, Any]:
+def finish(run: Run, seconds: float) -> Mapping[str, Any]:
     """Write the record of a run, last of all, by which it counts as finished.
 
     Args:

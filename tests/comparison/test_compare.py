@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from mtl_med.comparison.command import find_protocol
 from mtl_med.comparison.progress import seconds_left
 from mtl_med.comparison.tables import render
 from mtl_med.errors import UsageError
+from mtl_med.manifest import Case, Manifest
 
 HERE = Path(__file__).parent
 ALL = [("stl", 0), ("ctan", 0), ("stl", 1), ("ctan", 1)]
@@ -133,6 +136,70 @@ class TestWhole:
         assert len(lines(out / "runs.csv")) == 3
         assert "Not finished: ctan (1 of 2)." in (out / "table.md").read_text()
         assert not (folder(out, "ctan", 1) / "comparison.json").exists()
+
+
+class TestFinishedElsewhere:
+    """Tables such as those of docs/results stand for the runs that they were made from."""
+
+    @pytest.fixture
+    def tables(self, compare, words: Words, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+        """What is left of a whole comparison when the folders of its runs are gone."""
+        assert compare(*words) == 0
+        capsys.readouterr()
+        shutil.rmtree(out / "runs")
+        return out.rename(tmp_path / "tables")
+
+    def test_they_are_not_trained_again(self, tables: Path, compare, words: Words, out: Path, capsys) -> None:
+        assert compare(*words, "--finished", tables) == 0
+        assert capsys.readouterr().out.startswith("4 of 4 runs are finished; none is left\n")
+        assert not (out / "runs").exists()
+        for name in ("scores.csv", "runs.csv", "table.md", "protocol.json"):
+            assert (out / name).read_text() == (tables / name).read_text()
+
+    def test_a_row_of_ones_own_stands_beside_them(
+        self, tables: Path, compare, words: Words, write, fields: dict[str, Any], out: Path, capsys
+    ) -> None:
+        fields["rows"]["hps"] = {"overrides": {"method": "hps"}}
+        write()
+        assert compare(*words, "--finished", tables) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == "4 of 6 runs are finished; 2 to go"
+        assert said[1].startswith("[5/6] hps, seed 0: 2.0 min; ")
+        assert sorted(path.name for path in (out / "runs").iterdir()) == ["hps"]
+        found = lines(out / "runs.csv")
+        assert [line for line in found if line["row"] != "hps"] == lines(tables / "runs.csv")
+        assert len(lines(out / "scores.csv")) == 6 * 9
+
+    def test_only_what_has_the_same_settings_counts(
+        self, tables: Path, compare, words: Words, write, fields: dict[str, Any], out: Path, capsys
+    ) -> None:
+        fields["rows"]["ctan"]["overrides"]["epochs"] = 4
+        write()
+        assert compare(*words, "--finished", tables) == 0
+        assert epochs(out, "ctan", 0) == [1, 2, 3, 4]
+        assert not (out / "runs" / "stl").exists()
+
+    def test_only_what_was_made_on_the_same_data_counts(
+        self, tables: Path, compare, words: Words, study: Path, out: Path
+    ) -> None:
+        case = Case("v3", "validation", study / "cases" / "v3")
+        case.write()
+        cases = [*Manifest.read(study).cases, case]
+        Manifest.build("made-up", study, cases).write()
+        assert compare(*words, "--finished", tables) == 0
+        assert all(epochs(out, row, seed) == [1, 2, 3] for row, seed in ALL)
+
+    def test_a_run_in_the_folder_goes_before_them(self, tables: Path, compare, words: Words, out: Path, capsys) -> None:
+        assert compare(*words, "--only", "stl:0") == 0
+        assert compare(*words, "--finished", tables, "--list") == 0
+        assert [line.split()[2:] for line in capsys.readouterr().out.splitlines()[-5:-1]] == [
+            ["2.0", "min", "finished"],
+            *([["finished"]] * 3),
+        ]
+
+    def test_a_folder_without_tables_is_refused(self, compare, words: Words, tmp_path: Path, capsys) -> None:
+        assert compare(*words, "--finished", tmp_path) == 2
+        assert f"{tmp_path / 'protocol.json'}" in capsys.readouterr().err
 
 
 class TestArguments:
