@@ -1,8 +1,8 @@
-"""What only the bundle can tell of a comparison: whether its overrides, budget, scores and methods can be."""
+"""What only the bundle can tell of a comparison: whether its overrides, budget and scores can be."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtl_med.bundle import refuse_wrong_overrides
@@ -13,7 +13,7 @@ from mtl_med.errors import UsageError, nearest
 from mtl_med.metrics import METRICS
 from mtl_med.tasks import as_tasks
 
-__all__ = ["check_methods", "open_bundle"]
+__all__ = ["open_bundle"]
 
 # Ids that a comparison sets itself for each run.
 _OWN = {"bundle_root", "dataset_dir", "output_dir", "seed", "resume", "weights", "split", "predictions_dir"}
@@ -40,19 +40,6 @@ def open_bundle(protocol: Protocol) -> Bundle:
         if twin != row.name:
             raise UsageError(f"would be the same runs as '{twin}'", where=where, fix="Give it other overrides")
     return bundle
-
-
-def check_methods(protocol: Protocol, bundle: Bundle, known: Collection[str]) -> None:
-    """Refuse a row whose method does not exist.
-
-    Raises:
-        UsageError: names the row and the nearest methods.
-    """
-    for row in protocol.rows:
-        method = settings_of(protocol, row, 0, bundle)["train"].get("method")
-        if method is not None and method not in known:
-            where = f"{protocol.where}: rows.{row.name}"
-            raise UsageError(f"unknown method '{method}'", where=where, fix=nearest(str(method), known))
 
 
 def _all_overrides(protocol: Protocol) -> Iterator[tuple[Mapping[str, Any], str]]:

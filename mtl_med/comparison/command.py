@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_med.comparison.checks import check_methods, open_bundle
+from mtl_med.comparison.checks import open_bundle
 from mtl_med.comparison.execution import Job, execute_all, monai_command
 from mtl_med.comparison.progress import duration, left, listing, scores_in_words
 from mtl_med.comparison.protocol import Protocol, read_protocol
 from mtl_med.comparison.results import collect, with_earlier, write_results
 from mtl_med.comparison.runs import FINISHED, OTHER, Run, plan, refuse_others
-from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, MtlMedError, UsageError, nearest
+from mtl_med.comparison.trial import try_rows
+from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError, nearest
 from mtl_med.files import shipped, write_text
 from mtl_med.manifest import Manifest
 
@@ -78,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.tables:
         if not args.overwrite:
             refuse_others(chosen)
-        if any(each.state() != FINISHED for each in chosen):
-            check_methods(protocol, bundle, _known_methods())
+        coming = [each for each in chosen if each.state() != FINISHED]
+        if coming:
+            try_rows(protocol, bundle, coming, args.study)
         threads = args.threads or max(1, _cores() // args.processes)
         job = Job(
             bundle,
@@ -201,16 +201,6 @@ def _fingerprint(study: Path | None) -> str:
     manifest = Manifest.read(study)
     manifest.split(*_SPLITS)
     return manifest.fingerprint
-
-
-def _known_methods() -> list[str]:
-    """Names of the methods, from a process of its own: their table imports torch, which this one can do without."""
-    script = "import json; from mtl_med.networks import METHODS; print(json.dumps(list(METHODS)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise MtlMedError(f"the methods cannot be listed: {last}", fix="See: mtl-med doctor")
-    return json.loads(done.stdout)
 
 
 def _cores() -> int:

@@ -11,6 +11,7 @@ from torch import nn
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.decoders import DECODERS, HEADS
 from mtl_med.networks.encoders import ENCODERS, Encoder
+from mtl_med.networks.option_types import check_types
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["check_options", "check_per_task", "known_options", "options_for", "parts"]
@@ -101,6 +102,10 @@ def make_head(
 ) -> nn.Module:
     """A decoder or a head of one task, with the options that belong to it."""
     own = {PER_TASK[o]: options[o][task.name] for o in PER_TASK if task.name in (options.get(o) or {})}
+    try:
+        check_types(kind, own)
+    except UsageError as error:
+        raise UsageError(error.what, where=f"task '{task.name}'", fix=error.fix) from error
     return kind(encoder, width, stride, task, **taken(kind, options), **own)
 
 
@@ -108,10 +113,13 @@ def check_per_task(tasks: Sequence[Task], options: Mapping[str, Any]) -> None:
     """Refuse priors and scales of tasks that are not there or whose kind has none.
 
     Raises:
-        UsageError: with the nearest task.
+        UsageError: with the nearest task, or no mapping from task to value.
     """
     kinds = {task.name: task.kind for task in tasks}
     for option, argument in PER_TASK.items():
+        if not isinstance(options.get(option) or {}, Mapping):
+            fix = f'Give a value per task, such as {{"{next(iter(kinds))}": ...}}'
+            raise UsageError(f"{option} is {options[option]!r}", fix=fix)
         for name in options.get(option) or {}:
             if name not in kinds:
                 raise UsageError(f"{option} names an unknown task '{name}'", fix=nearest(name, kinds))
@@ -132,5 +140,11 @@ def options_for(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def taken(part: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that `part` takes."""
-    return {name: options[name] for name in options_of(part) if name in options}
+    """The options that `part` takes.
+
+    Raises:
+        UsageError: one is of a kind that it does not take.
+    """
+    own = {name: options[name] for name in sorted(options_of(part)) if name in options}
+    check_types(part, own)
+    return own

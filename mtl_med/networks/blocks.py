@@ -46,9 +46,12 @@ def norm_layer(norm: NormSpec, spatial_dims: int, channels: int) -> nn.Module:
     Raises:
         UsageError: MONAI knows no norm of this name.
     """
-    spec: Any = default_norm(spatial_dims) if norm is None else norm
-    known(spec if isinstance(spec, str) else spec[0], Norm.names, "norm")
-    layer = get_norm_layer(spec if isinstance(spec, str) else tuple(spec), spatial_dims, channels)
+    name, options = named(default_norm(spatial_dims) if norm is None else norm, Norm.names, "norm")
+    try:
+        layer = get_norm_layer((name, options), spatial_dims, channels)
+    except (TypeError, ValueError) as error:
+        fix = f'Give what it needs, such as ["{name}", {{"num_groups": 8}}]' if name.lower() == "group" else ""
+        raise UsageError(f"norm '{name}' of {channels} channels: {error}", fix=fix) from error
     if isinstance(layer, nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.track_running_stats:
         return InstanceNorm(channels, eps=layer.eps, affine=layer.affine)
     return layer
@@ -60,24 +63,33 @@ def activation(act: ActSpec = "relu") -> nn.Module:
     Raises:
         UsageError: MONAI knows no activation of this name.
     """
-    spec: Any = (act, {}) if isinstance(act, str) else act
-    known(spec[0], Act.names, "act")
-    kind, options = Act[spec[0]], dict(spec[1])
+    name, options = named(act, Act.names, "act")
+    kind = Act[name]
     try:
         return kind(**{"inplace": True, **options})
     except TypeError:
-        return kind(**options)
+        try:
+            return kind(**options)
+        except TypeError as error:
+            raise UsageError(f"act '{name}': {error}", fix="Give only options that this activation has") from error
 
 
-def known(name: str, names: Iterable[str], what: str) -> None:
-    """Refuse a name that MONAI's factory does not have.
+def named(spec: Any, names: Iterable[str], what: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a MONAI spec: a name, or name and options.
 
     Raises:
-        UsageError: with the nearest names.
+        UsageError: it has another form, or a name that MONAI's factory does not have; with the nearest names.
     """
+    parts = (spec,) if isinstance(spec, str) else tuple(spec) if isinstance(spec, Sequence) else ()
+    name, options = (*parts, {})[:2] if parts else ("", {})
+    if not isinstance(name, str) or not isinstance(options, Mapping) or len(parts) not in (1, 2):
+        raise UsageError(
+            f"{what} is {spec!r}", fix='Give a name, or a name and options: ["instance", {"affine": true}]'
+        )
     lower = [each.lower() for each in names]
     if name.lower() not in lower:
         raise UsageError(f"unknown {what} '{name}'", fix=nearest(name.lower(), lower))
+    return name, dict(options)
 
 
 def convolution(

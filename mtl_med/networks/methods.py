@@ -104,6 +104,8 @@ def create_network(
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}'", fix=nearest(method, METHODS))
     row = METHODS[method]
+    if not isinstance(network_options or {}, Mapping):
+        raise UsageError(f"network_options is {network_options!r}", fix='Give an object such as {"channels": [16, 32]}')
     options, stacked = plain_values({**(network_options or {}), **options}), boolean(stacked, "stacked")
     streams = [each.streams for each in METHODS.values()]
     check_options(options, known_options(encoder, *streams, *EXCHANGES.values()), encoder)

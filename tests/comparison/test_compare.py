@@ -501,18 +501,6 @@ class TestUsage:
         assert compare(words[0], *words[3:]) == 2
         assert capsys.readouterr().err.startswith("error: --study: no study is given.")
 
-    def test_an_unknown_method_is_refused_before_anything_runs(
-        self, compare, words, write, fields, out, capsys
-    ) -> None:
-        fields["rows"]["ctan"]["overrides"]["method"] = "ctna"
-        write()
-        assert compare(*words) == 2
-        assert (
-            capsys.readouterr().err
-            == "error: small.json: rows.ctan: unknown method 'ctna'. Did you mean ctan or mtan?\n"
-        )
-        assert not out.exists()
-
     def test_shipped_comparisons_have_short_names(self) -> None:
         assert find_protocol("axial").name == "axial.json"
         with pytest.raises(UsageError, match="no file or shipped comparison 'none'"):

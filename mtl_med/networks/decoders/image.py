@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.blocks import ConvNormAct, activation, convolution
 from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.networks.option_types import in_unit
 from mtl_med.networks.precision import full_precision
 from mtl_med.tasks import Task
 
@@ -30,7 +31,7 @@ class ImageHead(nn.Module):
 
     def __init__(self, encoder: Encoder, in_channels: int, stride: int, task: Task, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(in_unit(dropout, "dropout")) if dropout else nn.Identity()
         self.out = nn.Linear(in_channels, task.channels)
 
     def read_out(self, x: Tensor) -> Tensor:
@@ -72,6 +73,8 @@ class ImageDecoder(ImageHead):
         if image_style not in STYLES:
             raise UsageError(f"unknown image_style '{image_style}'", fix=nearest(image_style, STYLES))
         bottom_up = image_style == "bottom_up"
+        if image_width < 1:
+            raise UsageError(f"image_width is {image_width}", fix="Give the channels of the path, such as 256")
         super().__init__(encoder, image_width if bottom_up else in_channels, stride, task, dropout)
         dims, width = encoder.spatial_dims, image_width
         self.laterals, self.downs = nn.ModuleList(), nn.ModuleList()

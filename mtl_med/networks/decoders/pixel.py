@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtl_med.errors import UsageError, nearest
 from mtl_med.networks.blocks import ActSpec, ConvNormAct, NormSpec, convolution
 from mtl_med.networks.encoders import Encoder, Stage
+from mtl_med.networks.option_types import in_unit
 from mtl_med.networks.precision import full_precision
 from mtl_med.networks.upsampling import resize_linear
 from mtl_med.tasks import Task
@@ -169,7 +170,8 @@ class PixelDecoder(PixelHead):
                 UpBlock(dims, in_channels, encoder.channels[j], width, upsample, encoder.norm, encoder.act)
             )
             in_channels = width
-        self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(dropout) if dropout else nn.Identity()
+        dropping = nn.Dropout2d if dims == 2 else nn.Dropout3d
+        self.dropout = dropping(in_unit(dropout, "dropout")) if dropout else nn.Identity()
         self.deep = nn.ModuleList()
         for j, width in list(zip(skips, widths, strict=True))[:-1] if deep_supervision else []:
             self.deep.append(PixelHead(encoder, width, encoder.strides[j], task, prior, output_scale))

@@ -41,6 +41,8 @@ class PlainEncoder(Encoder):
             raise UsageError(f"stem_stride is {stem_stride}", fix="Use 1 (full resolution) or 2 (half)")
         if not channels:
             raise UsageError("the plain encoder has no stage", fix="Give channels, such as (32, 64, 128)")
+        if bottleneck < 1:
+            raise UsageError(f"bottleneck is {bottleneck}", fix="Give its channels, such as 256")
         self.spatial_dims, self.norm, self.act = spatial_dims, norm, act
         self.channels = tuple(channels)
         self.strides = tuple(stem_stride * 2**j for j in range(len(channels)))
