@@ -8,11 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mtl_med.errors import CaseError, GeometryError, UsageError
 from mtl_med.files import json_fault, read_json, sha256_bytes, within, write_json
 from mtl_med.geometry import Grid
 
-__all__ = ["CASE_SCHEMA", "MANIFEST_SCHEMA", "Case", "Manifest", "Structure", "torn_sentence"]
+__all__ = [
+    "CASE_SCHEMA",
+    "MANIFEST_SCHEMA",
+    "Case",
+    "Manifest",
+    "Structure",
+    "torn_sentence",
+    "where_dose_is_known",
+]
 
 CASE_SCHEMA = "mtl_med/case/1"
 MANIFEST_SCHEMA = "mtl_med/manifest/1"
@@ -21,12 +32,19 @@ MAKE_MANIFEST_AGAIN = "Remove it and prepare the study again from all its source
 _CONVERT_AGAIN = "Prepare the study again: this case is then converted anew"
 
 _NUMBER = (int, float)
+_STRUCTURE = {
+    "original": str,
+    "kind": str,
+    "status": str,
+    "volume_cc?": (*_NUMBER, type(None)),
+    "kept_percent?": _NUMBER,
+}
 _CASE = {  # what `Case.to_dict` writes, but for the grid
     "id": str,
     "split": str,
     "files": {...: {"path": str, "sha256": str}},
     "tasks": [str],
-    "structures": {...: {"original": str, "kind": str, "status": str, "volume_cc?": (*_NUMBER, type(None))}},
+    "structures": {...: _STRUCTURE},
     "prescriptions_gy": {...: _NUMBER},
     "fractions": (int, type(None)),
     "spacing_mm": [_NUMBER],
@@ -47,13 +65,23 @@ class Structure:
         original: the name it had in the source.
         kind: "oar", "target", "external", or "other" where no table says what it is.
         status: "contoured", "not_contoured" (no file, label unknown) or "empty" (contoured, all zero).
-        volume_cc: volume in cubic centimetres; None when not contoured.
+        volume_cc: volume in cubic centimetres, of what is kept; None when not contoured.
+        kept_percent: share of what was drawn that the case's grid holds, %; less than 100 where a case on the grid of
+            its dose cuts it.
     """
 
     original: str
     kind: str
     status: str
     volume_cc: float | None = None
+    kept_percent: float = 100.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON form; a structure that is not cut does not speak of it."""
+        fields = dict(vars(self))
+        if self.kept_percent == 100:
+            del fields["kept_percent"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -159,7 +187,7 @@ class Case:
             "spacing_mm": list(self.spacing_mm),
             "files": self.files,
             "tasks": list(self.tasks),
-            "structures": {name: vars(item) for name, item in self.structures.items()},
+            "structures": {name: item.to_dict() for name, item in self.structures.items()},
             "prescriptions_gy": self.prescriptions_gy,
             "fractions": self.fractions,
             "labels": self.labels,
@@ -218,6 +246,17 @@ class Case:
     def read(cls, folder: str | Path) -> Case:
         """Read the case that lies in `folder`."""
         return cls.from_dict(read_json(Path(folder) / "case.json", _CONVERT_AGAIN), folder)
+
+
+def where_dose_is_known(mask_dose: NDArray, dose_gy: NDArray | None) -> NDArray[np.bool_]:
+    """Voxels that hold a dose where `dose_unknown_outside` holds: those of `mask_dose`, and those that are not 0.
+
+    Args:
+        mask_dose: any shape.
+        dose_gy: of the same shape, Gy; None where the case has no dose of its own.
+    """
+    known: NDArray[np.bool_] = mask_dose != 0
+    return known if dose_gy is None else known | (dose_gy != 0)
 
 
 def torn_sentence(torn: Mapping[str, Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from mtl_med.geometry import Grid, picture_grid, reorient, require_same_grid, sa
 from mtl_med.io import results
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.picture import read_picture_mask
-from mtl_med.manifest import Case
+from mtl_med.manifest import Case, where_dose_is_known
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import LABEL_MAP, Row
 from mtl_med.metrics.segmentation import segmentation_rows
@@ -99,8 +99,7 @@ def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_
     """
     if not case.has("mask_dose") or not (case.dose_unknown_outside or case.names("external")):
         return None
-    known: NDArray[np.bool_] = stored("mask_dose") != 0
-    return known | (stored("dose") != 0) if case.has("dose") else known
+    return where_dose_is_known(stored("mask_dose"), stored("dose") if case.has("dose") else None)
 
 
 def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:

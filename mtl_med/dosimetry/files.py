@@ -16,6 +16,7 @@ from mtl_med.files import safe_name
 from mtl_med.geometry import Grid, reorient, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import LABEL_MAP_FILE, SEGMENTATION_FILE, read_structures
+from mtl_med.manifest import where_dose_is_known
 from mtl_med.prep.raw import RawCase, Source
 
 if TYPE_CHECKING:
@@ -280,7 +281,8 @@ def _from_raw(raw: RawCase, stored: Mapping[str, Dvh], remarks: Sequence[str]) -
         kinds={name: fact.kind for name, fact in raw.facts.items()},
         prescriptions_gy={name: fact.prescription_gy for name, fact in raw.facts.items() if fact.prescription_gy},
         fractions=raw.fractions,
-        known=(raw.volumes["mask_dose"] != 0) | (dose != 0),
+        known=where_dose_is_known(raw.volumes["mask_dose"], dose),
+        kept_percent=raw.kept_percent,
         gaps={name: "not contoured" for name in raw.facts if name not in raw.masks},
         stored=stored,
         notes=(*raw.remarks, *remarks),

@@ -60,6 +60,7 @@ class DoseCase:
         prescriptions_gy: target -> prescribed dose, Gy.
         fractions: number of fractions, if known.
         known: (X, Y, Z) where the dose is known; None everywhere.
+        kept_percent: name -> share of a structure that its mask holds, %, where the grid cuts it.
         gaps: name -> why a structure has no mask.
         stored: name -> the DVH that the RTDOSE itself holds.
         notes: sentences about what was odd.
@@ -73,6 +74,7 @@ class DoseCase:
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
     fractions: int | None = None
     known: NDArray[np.bool_] | None = None
+    kept_percent: Mapping[str, float] = field(default_factory=dict)
     gaps: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, Dvh] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -134,6 +136,7 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
         prescriptions_gy=case.prescriptions_gy,
         fractions=case.fractions,
         known=known,
+        kept_percent={name: item.kept_percent for name, item in contoured.items() if item.kept_percent < 100},
         gaps={name: "not contoured" for name in case.structures if name not in contoured},
         notes=(*notes, *told),
     )

@@ -24,7 +24,8 @@ METRICS = ("volume", "min", "mean", "max", "D98%", "D95%", "D50%", "D2%", "D0.1c
 def structure_doses(case: DoseCase) -> Iterator[tuple[str, StructureDoses]]:
     """Name and doses of each contoured structure, one after the other.
 
-    A target's prescription is its own; what is no target is compared with the highest of the plan.
+    A target's prescription is its own; what is no target is compared with the highest of the plan. What of a structure
+    lies beyond the grid counts as voxels of unknown dose, by the share of it that is kept.
     """
     highest = max(case.prescriptions_gy.values(), default=None)
     for name, mask in case.masks.items():
@@ -36,10 +37,15 @@ def structure_doses(case: DoseCase) -> Iterator[tuple[str, StructureDoses]]:
             StructureDoses(
                 case.dose_gy[known],
                 case.grid.voxel_volume_mm3,
-                int(np.count_nonzero(inside)),
+                _drawn(int(np.count_nonzero(inside)), case.kept_percent.get(name, 100.0)),
                 own if case.kinds.get(name) == "target" else highest,
             ),
         )
+
+
+def _drawn(kept: int, percent: float) -> int:
+    """Number of voxels that a structure had before the grid cut it."""
+    return round(kept * 100 / percent) if percent else kept
 
 
 def plan_rows(

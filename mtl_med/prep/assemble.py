@@ -100,6 +100,7 @@ def assemble(
         remarks=told.remarks,
         account={"converted": told.converted},
         dose_unknown_outside=dose is not None and dose.mask is None,
+        kept_percent={name: share for name, share in coverage.percent.items() if share < 100} if coverage else {},
     )
 
 

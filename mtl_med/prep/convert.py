@@ -240,7 +240,8 @@ def _structure(name: str, raw: RawCase, measures: Measures) -> Structure:
     if name not in raw.masks and f"structures/{name}" not in raw.pictures:
         return Structure(fact.original, fact.kind, "not_contoured")
     status = "contoured" if measures[f"{name}.{'voxels' if raw.grid else 'pixels'}"] else "empty"
-    return Structure(fact.original, fact.kind, status, measures.get(f"{name}.volume_cc"))
+    kept = raw.kept_percent.get(name, 100.0)
+    return Structure(fact.original, fact.kind, status, measures.get(f"{name}.volume_cc"), kept)
 
 
 @dataclass(frozen=True)

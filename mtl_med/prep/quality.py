@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.geometry import Grid
+from mtl_med.manifest import where_dose_is_known
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.picture_measures import measure_picture
 from mtl_med.prep.raw import RawCase
@@ -115,7 +116,7 @@ def _known_doses(case: RawCase, found: tuple[NDArray[np.bool_], Box]) -> NDArray
     doses = _within(case.volumes["dose"], found)
     if not case.dose_unknown_outside:
         return doses
-    return doses[(_within(case.volumes["mask_dose"], found) != 0) | (doses != 0)]
+    return doses[where_dose_is_known(_within(case.volumes["mask_dose"], found), doses)]
 
 
 def _values(volume: NDArray, mask: NDArray[np.bool_]) -> NDArray:

@@ -66,6 +66,7 @@ class RawCase:
         labels: image-level task -> index of the class in the recipe's list; a task without label is not in it.
         group: the lesion or patient that several cases share; empty where the case stands alone.
         dose_unknown_outside: outside of "mask_dose" the dose is not known; else it is 0 there by definition.
+        kept_percent: name -> share of a structure that the grid holds, %, where it cuts it.
     """
 
     id: str
@@ -82,6 +83,7 @@ class RawCase:
     labels: dict[str, int] = field(default_factory=dict)
     group: str = ""
     dose_unknown_outside: bool = False
+    kept_percent: Mapping[str, float] = field(default_factory=dict)
 
 
 def _no_names(source: Source) -> list[tuple[str, str]]:

@@ -184,6 +184,9 @@ def test_structures_beyond_the_dose_are_unknown_there_and_not_cut(dicom_rt_data,
     dose.NumberOfFrames, dose.GridFrameOffsetVector = kept, dose.GridFrameOffsetVector[:kept]
     dose.save_as(tmp_path / "RD.dcm")
     words = ["--structures", folder / "RS.dcm", "--goals", "prostate"]
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    shutil.copy(tmp_path / "RD.dcm", source / "RD.dcm")
     _, whole = _dvh(tmp_path / "whole.csv", "--dose", folder / "RD.dcm", *words)
     capsys.readouterr()
     _, half = _dvh(tmp_path / "half.csv", "--dose", tmp_path / "RD.dcm", *words)
@@ -193,6 +196,13 @@ def test_structures_beyond_the_dose_are_unknown_there_and_not_cut(dicom_rt_data,
     for name in shares:
         assert _value(half, name, "volume") == pytest.approx(_value(whole, name, "volume"), rel=1e-6)
     assert re.search(r"not told Bladder +V65Gy < 50 % .* of its voxels have a known dose", capsys.readouterr().out)
+    prepared = tmp_path / "study"
+    options = ["--grid", "dose", "--allow-partial-dose"]
+    assert main(["prep", "dicom_rt", "--source", str(source), "--out", str(prepared), *options]) == 0
+    _, cut = _dvh(tmp_path / "cut.csv", prepared)
+    for name, share in shares.items():
+        assert _value(cut, name, "dose_known") == pytest.approx(share, abs=1), "its masks end where the dose does"
+        assert _value(cut, name, "volume") == pytest.approx(_value(whole, name, "volume"), rel=0.01)
 
 
 def test_a_dose_of_a_part_of_the_treatment_says_so(dicom_rt_data, tmp_path, capsys):

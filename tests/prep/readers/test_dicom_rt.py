@@ -141,6 +141,8 @@ def test_on_the_grid_of_the_dose_a_target_that_leaves_it_needs_the_users_word_to
     assert case.grid.shape == (12, 10, 3) and case.masks["PTV_7000"].sum() == 4 * 3 * 2
     assert case.measures["PTV_7000.dose_coverage_percent"] == 50
     assert "Bladder is cut: the dose grid covers 66.7 % of it" in case.remarks
+    assert case.kept_percent["PTV_7000"] == 50 and case.kept_percent["Bladder"] == pytest.approx(200 / 3)
+    assert not read_only(study.folder, with_options(allow_partial_dose=True)).kept_percent, "the grid of the CT"
 
 
 def test_a_target_beside_the_dose_is_refused_on_every_grid(made_study: MadeStudy, with_options: Options) -> None:
