@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mtl_med.files import read_json, write_json
 
 __all__ = [
     "boolean",
+    "numbers",
     "output_folder",
     "plain_values",
     "prepare",
@@ -83,9 +85,8 @@ def refuse_wrong_overrides(arguments: Sequence[str]) -> None:
     """
     if len(arguments) < 2 or arguments[1] != "run" or not Path(arguments[0]).as_posix().endswith("bundle/__main__.py"):
         return
-    given = _flags(arguments[2:])
-    if "args_file" in given:
-        given = {**read_json(given["args_file"]), **given}
+    flags = _flags(arguments[2:])
+    given: dict[str, Any] = {**(read_json(flags["args_file"]) if "args_file" in flags else {}), **flags}
     config: dict[str, Any] = {}
     for file in _config_files(given.get("config_file", "")):
         config |= read_json(file)
@@ -93,6 +94,8 @@ def refuse_wrong_overrides(arguments: Sequence[str]) -> None:
         if config and _SEPARATOR.split(name)[0] not in _RUN_ARGUMENTS | {"_meta_"}:
             _refuse_unknown(name, config)
             _refuse_no_number(name, value)
+            if name in flags:
+                _refuse_lost_none(name, value, config)
 
 
 def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
@@ -122,8 +125,20 @@ def _refuse_no_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
         number = "a whole number" if kinds is int else "a number"
         none = ", or None" if name in _OR_NONE else ""
-        fix = f"Write --{name} None" if none and str(value).lower() in ("null", "none") else ""
+        fix = f"Write --{name} '$None'" if none and str(value).lower() in ("null", "none") else ""
         raise UsageError(f"is {value!r}, expected {number} of {least:g} or more{none}", where=f"--{name}", fix=fix)
+
+
+def _refuse_lost_none(name: str, value: str, config: Mapping[str, Any]) -> None:
+    """Refuse None where it would change something: MONAI takes it for an option that was not given."""
+    if value.strip() != "None":
+        return
+    node: Any = config
+    for part in _SEPARATOR.split(name):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if node is not None:
+        what = f"None on the command line is no value, and leaves {node!r}"
+        raise UsageError(what, where=f"--{name}", fix=f"Write --{name} '$None'")
 
 
 def _is_group(node: Mapping[str, Any]) -> bool:
@@ -166,6 +181,26 @@ def boolean(value: Any, name: str = "value") -> bool:
     if word not in words:
         raise UsageError(f"'{value}' is neither true nor false", where=f"--{name}", fix=f"Write --{name} true or false")
     return words[word]
+
+
+def numbers(values: Sequence[float], name: str, count: int, fix: str) -> tuple[float, ...]:
+    """Finite numbers, as they come from a config or the command line.
+
+    Args:
+        values: some numbers.
+        name: of the option that they were given by.
+        count: how many are expected.
+        fix: what the user can do.
+
+    Raises:
+        UsageError: another count, or what is no finite number.
+    """
+    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    found = [float(v) for v in listed if isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)]
+    if not len(found) == len(listed) == count:
+        shown = values[0] if count == 1 else values
+        raise UsageError(f"{name} is {shown!r}, expected {'a number' if count == 1 else f'{count} numbers'}", fix=fix)
+    return tuple(found)
 
 
 def plain_values(options: Mapping[str, Any]) -> dict[str, Any]:

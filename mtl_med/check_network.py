@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from mtl_med.errors import MtlMedError, UsageError, find_error, nearest
 from mtl_med.loading import check_inputs
 from mtl_med.manifest import Manifest, torn_sentence
+from mtl_med.networks.stacked import stack_order
 from mtl_med.tasks import Task, as_tasks
 
 __all__ = ["check_arguments", "check_form", "check_outputs", "check_study"]
@@ -120,6 +122,8 @@ def _field_faults(fields: Mapping[str, Any], is_input: bool) -> Iterator[str]:
 def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """One pass of the network of inference.json over the declared input, every output held against metadata.json.
 
+    What becomes of the outputs is held against the tasks, which tell its channels.
+
     Args:
         root: the bundle.
         metadata: content of its metadata.json.
@@ -134,11 +138,12 @@ def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], l
         return [], [str(fault)]
     name, fields = next(iter(inputs.items()))
     faults = [] if name == "image" else [f"metadata.json: the first input is '{name}'. Name it 'image'."]
-    faults += _channel_names({**inputs, **declared})
+    processed = form.get("post_processed_outputs", {})
+    faults += _channel_names(inputs) + _channel_names(declared) + _channel_names(processed, "post-processed ")
     if faults:
         return [], faults
     try:
-        network, channels = _network(root)
+        network, channels, tasks = _network(root)
         if channels is not None and channels != fields["num_channels"]:
             what = f"input '{name}' has {channels} channels, metadata.json declares {fields['num_channels']}"
             return [], [str(UsageError(what, where="inference.json: network_def"))]
@@ -157,22 +162,72 @@ def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], l
             faults.append(str(UsageError(f"output '{key}' is not declared", where="metadata.json", fix=fix)))
         else:
             faults += _compared(key, value, declared[key])
+    faults += _classes(outputs, declared, tasks)
+    faults += _processed(processed, tasks) if processed else ()
     return [*told, f"one pass took {seconds:.1f} s"], faults
 
 
-def _channel_names(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _channel_names(formats: Mapping[str, Mapping[str, Any]], which: str = "") -> list[str]:
     counts = {
         name: (fields.get("num_channels"), len(fields.get("channel_def", {}))) for name, fields in formats.items()
     }
     return [
-        f"metadata.json: '{name}' has {channels} channels, and names for {names} of them."
+        f"metadata.json: {which}'{name}' has {channels} channels, and names for {names} of them."
         for name, (channels, names) in counts.items()
         if channels != names
     ]
 
 
-def _network(root: Path) -> tuple[torch.nn.Module, int | None]:
-    """The network of inference.json, with weights where the bundle has some, and how many channels it expects."""
+def _classes(
+    outputs: Mapping[str, torch.Tensor], declared: Mapping[str, Mapping[str, Any]], tasks: Sequence[Task]
+) -> Iterator[str]:
+    """Channels of the network's outputs whose names are not those of the tasks' classes, in their order."""
+    by_name = {task.name: task for task in tasks}
+    for key in outputs:
+        if key in by_name:
+            yield from _misnamed(f"output '{key}'", declared.get(key, {}), by_name[key].class_names)
+    if len(outputs) == 1 and not by_name.keys() & outputs.keys():  # one tensor with the channels of all tasks
+        ((key, value),) = outputs.items()
+        if sum(task.channels for task in tasks) == value.shape[1]:
+            order = [by_name[name] for name in stack_order(tasks)]
+            names = [name for task in order for name in task.class_names or [""] * task.channels]
+            yield from _misnamed(f"output '{key}'", declared.get(key, {}), names)
+
+
+def _processed(processed: Mapping[str, Mapping[str, Any]], tasks: Sequence[Task]) -> Iterator[str]:
+    """Sentences about what post-processing is declared to leave."""
+    by_name = {task.name: task for task in tasks}
+    for key, fields in processed.items():
+        where = f"post-processed output '{key}'"
+        if key not in by_name:
+            yield f"metadata.json: {where} belongs to no task. {nearest(key, by_name)}"
+            continue
+        task = by_name[key]
+        if fields.get("num_channels") != task.channels:
+            yield f"{where} has {task.channels} channels, metadata.json declares {fields.get('num_channels')}."
+        else:
+            yield from _misnamed(where, fields, task.class_names)
+        ends = fields.get("value_range")
+        if ends and task.kind != "regression" and not 0 <= min(ends) <= max(ends) <= 1:
+            yield f"{where} lies in 0 to 1, metadata.json declares {ends[0]} to {ends[1]}."
+    for name in by_name.keys() - processed.keys():
+        yield f"metadata.json: task '{name}' is not declared under post_processed_outputs."
+
+
+def _misnamed(where: str, fields: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """Channels whose declared name does not hold the name of the class that they are of."""
+    for index, name in enumerate(names):
+        told = fields.get("channel_def", {}).get(str(index), "")
+        if name and f" {_words(name)} " not in f" {_words(str(told))} ":
+            yield f"{where}: channel {index} is '{name}', metadata.json calls it '{told}'."
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def _network(root: Path) -> tuple[torch.nn.Module, int | None, Sequence[Task]]:
+    """The network of inference.json, with weights where the bundle has some, its input channels, and its tasks."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
@@ -181,7 +236,8 @@ def _network(root: Path) -> tuple[torch.nn.Module, int | None]:
     parser["device"] = "cpu"
     channels = parser.get_parsed_content("network_def#in_channels") if "in_channels" in parser["network_def"] else None
     has_weights = (root / "models" / "model.pt").is_file()
-    return parser.get_parsed_content("network" if has_weights else "network_def"), channels
+    network = parser.get_parsed_content("network" if has_weights else "network_def")
+    return network, channels, as_tasks(parser.get_parsed_content("tasks")) if "tasks" in parser else ()
 
 
 def _forward(network: torch.nn.Module, fields: Mapping[str, Any]) -> tuple[float, Any]:

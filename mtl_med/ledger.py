@@ -40,7 +40,7 @@ class Ledger:
         source: the study folder or folder of CT images.
         settings: what else decides what is predicted, as plain JSON values.
         overwrite: predict all cases again.
-        tasks: what is predicted; image-level tasks among them get the table.
+        tasks: what is predicted, which is a setting too; image-level tasks among them get the table.
 
     Raises:
         UsageError: `overwrite` is neither true nor false.
@@ -57,6 +57,7 @@ class Ledger:
     ) -> None:
         self.folder = Path(output_dir)
         listed = as_tasks(tasks) if tasks else ()
+        described = {task.name: task.to_dict() for task in listed}
         self.image_tasks = tuple(task for task in listed if not task.is_pixel_level)
         self._written_s = 0.0
         sha256 = sha256_file(weights) if Path(weights).is_file() else ""
@@ -64,7 +65,7 @@ class Ledger:
             "weights": {"path": str(weights), "sha256": sha256},
             "source": str(source),
             "hashes": {"fingerprint": study_fingerprint(source)},
-            "settings": json.loads(json.dumps(dict(settings))),
+            "settings": json.loads(json.dumps({**settings, **({"tasks": described} if listed else {})})),
         }
         self.finished: dict[str, Any] = {}
         before = {} if boolean(overwrite, "overwrite") else self._before()

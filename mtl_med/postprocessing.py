@@ -57,7 +57,14 @@ class _Case:
     decisions: dict[str, Decision] = field(default_factory=dict)
 
 
+def _require_finite(case: _Case, task: Task, values: NDArray) -> None:
+    if not np.isfinite(values).all():
+        what = f"the outputs of task '{task.name}' are not finite"
+        raise CaseError(what, where=str(case.data["id"]), fix="Check the weights and inputs")
+
+
 def _add_structures(case: _Case, task: Task, values: NDArray) -> None:
+    _require_finite(case, task, values)
     case.structures |= {name: values[i] > case.threshold for i, name in enumerate(task.class_names)}
 
 
@@ -68,9 +75,7 @@ def _add_dose(case: _Case, task: Task, values: NDArray) -> None:
 
 
 def _add_decision(case: _Case, task: Task, values: NDArray) -> None:
-    if not np.isfinite(values).all():
-        what = f"the outputs of task '{task.name}' are not finite"
-        raise CaseError(what, where=str(case.data["id"]), fix="Check the weights and inputs")
+    _require_finite(case, task, values)
     calibration, logits = case.calibration[task.name], values.reshape(1, -1)
     index = int(calibration.decide(logits)[0])
     name = task.class_names[index] if task.class_names else str(index)

@@ -95,7 +95,7 @@ class TestOverrides:
             ("epochs", "x", "is 'x', expected a whole number of 1 or more, or None"),
             ("epochs", "2.5", "is 2.5, expected a whole number of 1 or more, or None"),
             ("epochs", "0", "is 0, expected a whole number of 1 or more, or None"),
-            ("epochs", "null", "is 'null', expected a whole number of 1 or more, or None. Write --epochs None"),
+            ("epochs", "null", "is 'null', expected a whole number of 1 or more, or None. Write --epochs '$None'"),
             ("seed", "None", "is None, expected a whole number of 0 or more"),
             ("seed", "True", "is True, expected a whole number of 0 or more"),
             ("learning_rate", "-1", "is -1, expected a number of 0 or more"),
@@ -109,7 +109,7 @@ class TestOverrides:
             refuse("--config_file", config, f"--{word}={value}")
 
     @pytest.mark.parametrize(
-        "word", ["epochs=3", "epochs=None", "epochs=$1 + 1", "learning_rate=1", "learning_rate=@x"]
+        "word", ["epochs=3", "epochs=$None", "epochs=$1 + 1", "learning_rate=1", "learning_rate=@x", "minutes=None"]
     )
     def test_numbers_and_expressions_pass(self, config: Path, word: str) -> None:
         config.write_text(json.dumps(CONFIG | {"learning_rate": 0.1}))

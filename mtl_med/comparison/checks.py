@@ -18,6 +18,8 @@ __all__ = ["open_bundle"]
 # Ids that a comparison sets itself for each run.
 _OWN = {"bundle_root", "dataset_dir", "output_dir", "seed", "resume", "weights", "split", "predictions_dir"}
 _OWN |= {"metrics_file"}
+# Whether photographs are trained on -> the score that its data have in another unit of length only.
+_OTHER_LENGTH = {True: "surface_dice_2mm", False: "surface_dice_2px"}
 
 
 def open_bundle(protocol: Protocol) -> Bundle:
@@ -109,7 +111,7 @@ def _check_scores(protocol: Protocol, row: MethodRow, config: Mapping[str, Any],
         if score.task not in tasks:
             raise UsageError(f"this row has no task '{score.task}'", where=here, fix=nearest(score.task, tasks))
         task = tasks[score.task]
-        possible = {metric.name for metric in METRICS[task.kind]}
+        possible = {metric.name for metric in METRICS[task.kind]} - {_OTHER_LENGTH[config.get("inputs") == "rgb"]}
         if score.metric not in possible:
             raise UsageError(
                 f"a {task.kind} has no {score.metric}", where=here, fix=f"It has {', '.join(sorted(possible))}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from mtl_med.comparison.analysis import Line
 from mtl_med.comparison.protocol import Group, ScoreColumn
@@ -78,7 +79,16 @@ def findings(results: Results, group: Group, columns: Sequence[ScoreColumn], lin
     if compared:
         yield from _verdicts(group, columns, compared)
         yield from _margins(group, columns, compared)
+    yield from _mixture(runs)
     yield from _gaps(results, group, lines)
+
+
+def _mixture(runs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+    """`auto` is another arithmetic on another machine."""
+    found = Counter(run["precision"] or "not noted" for run in runs)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(found.items()))
+        yield f"The runs differ in precision: {listed}."
 
 
 def _population(cases: set[str], results: Results) -> str:

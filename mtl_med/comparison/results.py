@@ -22,7 +22,7 @@ __all__ = ["RUN_COLUMNS", "Results", "collect", "read_results", "with_earlier", 
 
 RUN_COLUMNS = (
     *("row", "seed", "steps", "epochs", "parameters", "seconds_per_step", "peak_memory_mib"),
-    *("threads", "processes", "best_epoch", "settings_hash", "fingerprint", "weights_sha256", "commit"),
+    *("threads", "processes", "precision", "best_epoch", "settings_hash", "fingerprint", "weights_sha256", "commit"),
 )
 _SCORE_COLUMNS = ("row", "seed", *COLUMNS)
 _GROUP_COLUMNS = ("case", "group")

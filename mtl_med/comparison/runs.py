@@ -36,6 +36,7 @@ __all__ = [
 FINISHED, STARTED, FAILED, WAITING, OTHER = "finished", "started", "failed", "waiting", "other settings or data"
 _RECORD, _SETTINGS, _FAILURE, _TRAINED = "comparison.json", "settings.json", "failure.txt", "trained"
 _SHOWN = 4  # differing settings
+_PRECISIONS = {"None": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}  # by the autocast of a training
 _DIGEST = 10  # characters
 
 
@@ -230,6 +231,7 @@ def finish(run: Run, seconds: float) -> Mapping[str, Any]:
         "threads": _joined(part["threads"] for part in parts),
         "processes": _joined(part["processes"] for part in parts),
         "seconds": round(max(seconds, 60 * (training.get("minutes") or 0)), 1),
+        "precision": _PRECISIONS.get(str(training.get("settings", {}).get("autocast", "")), ""),
         "best_epoch": " ".join(str(epoch) if name == "all" else f"{name}:{epoch}" for name, epoch in best.items()),
         **{name: training.get(name) for name in ("steps", "epochs", "parameters")},
         **{name: training.get(name) for name in ("seconds_per_step", "peak_memory_mib")},

@@ -137,7 +137,7 @@ def _patient_table(group: Group, columns: Sequence[ScoreColumn], lines: Sequence
 def _runs(results: Results) -> str:
     """One line per run: its scores, and the hashes by which it can be made again."""
     columns = results.protocol.metrics
-    head = ["run", "seed", *(_heading(column) for column in columns), "steps", "best epoch", "threads"]
+    head = ["run", "seed", *(_heading(column) for column in columns), "steps", "best epoch", "threads", "precision"]
     head += ["config", "data", "weights", "commit"]
     body = []
     keys = [(row.name, seed) for row in results.protocol.rows for seed in row.seeds]
@@ -145,7 +145,7 @@ def _runs(results: Results) -> str:
         run, scores = results.runs[row, seed], results.scores[row, seed]
         values = [of_run(column, select(column, scores)) for column in columns]
         cells = [row, str(seed), *(_number([v], f".{_digits(c) + 1}f") for v, c in zip(values, columns, strict=True))]
-        cells += [run[name] or _NONE for name in ("steps", "best_epoch", "threads")]
+        cells += [run[name] or _NONE for name in ("steps", "best_epoch", "threads", "precision")]
         cells += [run[name][:_HASH] or _NONE for name in ("settings_hash", "fingerprint", "weights_sha256")]
         body.append([*cells, _commit(run["commit"])])
     title = f"### Runs of {results.protocol.name}"

@@ -21,6 +21,7 @@ __all__ = ["encode_png", "fit_mask", "orientation", "read_picture", "read_pictur
 _FORMATS = ("JPEG", "PNG")
 _UPRIGHT = 1  # of the EXIF tag Orientation
 _ORIENTATION = 0x0112
+_ORIENTATIONS = range(1, 9)
 _GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # place of that byte: signature, length and name of IHDR, width, height
@@ -211,7 +212,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _orientation(picture: Image) -> int:
-    return int(picture.getexif().get(_ORIENTATION, _UPRIGHT)) if "exif" in picture.info else _UPRIGHT
+    """What EXIF says, 1 to 8; upright where it says nothing, or nothing that means something."""
+    try:
+        stored = picture.getexif().get(_ORIENTATION, _UPRIGHT) if "exif" in picture.info else _UPRIGHT
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return _UPRIGHT
+    return stored if isinstance(stored, int) and stored in _ORIENTATIONS else _UPRIGHT
 
 
 def _upright(picture: Image, told: list[str]) -> Image:

@@ -217,7 +217,7 @@ def input_items(
     source: str | Path,
     inputs: str,
     *,
-    splits: Sequence[str] = (),
+    splits: str | Sequence[str] = (),
     limit: int | None = None,
     prescription_gy: float | None = None,
 ) -> list[dict[str, Any]]:
@@ -248,7 +248,8 @@ def input_items(
         items = folder_items(source, inputs)[:limit]
     else:
         manifest = Manifest.read(source)
-        cases = (manifest.split(*splits) if splits else manifest.cases)[:limit]
+        wanted = [splits] if isinstance(splits, str) else splits
+        cases = (manifest.split(*wanted) if wanted else manifest.cases)[:limit]
         _require_image(cases, inputs, manifest)
         items = [_item_or_error(case, inputs) for case in cases]
     return [

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mtl_med.bundle import numbers
 from mtl_med.errors import NothingFoundError, UsageError, nearest
 from mtl_med.manifest import Case, Manifest
 from mtl_med.tasks import Task
@@ -85,9 +86,12 @@ def hide_labels(items: Sequence[Item], fractions: Mapping[str, float] | None, se
     """
     shown = [dict(item) for item in items]
     tasks = {key.removeprefix("labelled_") for item in items for key in item if key.startswith("labelled_")}
+    if not isinstance(fractions or {}, Mapping):
+        raise UsageError(f"hidden_labels is {fractions!r}", fix="Give a part for each task, such as {'diagnosis': 0.5}")
     for task, fraction in (fractions or {}).items():
         if task not in tasks:
             raise UsageError(f"hidden labels of the unknown task '{task}'", fix=nearest(task, tasks))
+        (fraction,) = numbers([fraction], f"hidden_labels of task '{task}'", 1, "Give 0 to 1")
         if not 0 <= fraction <= 1:
             raise UsageError(f"{fraction} of the labels of task '{task}' cannot be hidden", fix="Give 0 to 1")
         groups: dict[str, list[Item]] = {}
@@ -115,9 +119,12 @@ def only_labelled(items: Sequence[Item], tasks: str | Sequence[str] | None) -> l
         tasks: names of tasks; all items stay where there are none.
 
     Raises:
-        NothingFoundError: there are none.
+        UsageError: no names.
+        NothingFoundError: there are no such items.
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks or ())
+    names = [tasks] if isinstance(tasks, str) else tasks or ()
+    if not isinstance(names, Sequence):
+        raise UsageError(f"labelled_only is {tasks!r}", fix="Give names of tasks, such as ['diagnosis']")
     kept = [item for item in items if all(any(item.get(f"labelled_{name}", ())) for name in names)]
     if not kept:
         raise NothingFoundError(f"no case has labels of {' and '.join(names)}", fix="Name other tasks, or none")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from monai.transforms import Compose, Transform
 
+from mtl_med.bundle import numbers
 from mtl_med.errors import UsageError, nearest
 from mtl_med.loading.picture_transforms import (
     LoadPictured,
@@ -56,7 +57,8 @@ def picture_training_transforms(
     """
     tasks = as_tasks(tasks)
     for name, value, most in (("strength", strength, 3), ("hair", hair, 1), ("frame", frame, 1)):
-        if not 0 <= value <= most:
+        (number,) = numbers([value], name, 1, f"Give 0 to {most}")
+        if not 0 <= number <= most:
             raise UsageError(f"{name} is {value}", fix=f"Give 0 to {most}")
     augmented: list[Transform] = [RandWarpd(_masks(tasks), strength)] if strength else []
     augmented.append(RandColourd(strength))  # changes nothing at strength 0, and still ends what is cached

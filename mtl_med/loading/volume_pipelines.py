@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import Compose, EnsureTyped, MapTransform, Randomizable, ScaleIntensityRanged, Transform
 
-from mtl_med.bundle import boolean
+from mtl_med.bundle import boolean, numbers
 from mtl_med.errors import UsageError
 from mtl_med.io.hounsfield import require_hounsfield, require_slices
 from mtl_med.loading.datalist import check_inputs
@@ -73,8 +73,8 @@ class RandZoomCropd(Randomizable, MapTransform):
 
     def __init__(self, zoom: float = 0.15) -> None:
         MapTransform.__init__(self, ["image"])
-        self.zoom = float(zoom)
-        if not 0 <= zoom < 1:
+        (self.zoom,) = numbers([zoom], "zoom", 1, "Give a part of each side, 0 to below 1")
+        if not 0 <= self.zoom < 1:
             raise UsageError(f"zoom is {zoom}", fix="Give a part of each side, 0 to below 1")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -174,7 +174,7 @@ def _read(
 ) -> list[Transform]:
     if check_inputs(inputs, tasks) != "ct":
         raise UsageError(f"whole volumes are made of inputs 'ct', not '{inputs}'", fix="Use inputs 'ct'")
-    low, high = (float(value) for value in window_hu)
+    low, high = numbers(window_hu, "window_hu", 2, "Give the lower HU, then the higher one")
     if not low < high:
         raise UsageError(f"window_hu is {list(window_hu)}", fix="Give the lower HU, then the higher one")
     scale = ScaleIntensityRanged("image", low, high, -1.0, 1.0, clip=True)

@@ -32,6 +32,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("dice", "1", True, segmentation.dice),
         Metric("hd95", "mm", False, segmentation.hd95_mm),
         Metric("surface_dice_2mm", "1", True, segmentation.surface_dice),
+        Metric("surface_dice_2px", "1", True, segmentation.surface_dice),  # of pictures, which have no mm
     ),
     "regression": (
         Metric("dose_score", "Gy", False, dose.dose_score),

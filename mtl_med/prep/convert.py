@@ -86,7 +86,7 @@ def _prepare(recipe: Recipe, cases_dir: Path, overwrite: bool, job: Job) -> tupl
 
 
 def source_hash(source: Source, recipe: Recipe) -> str:
-    """Hash over the recipe, the version of this room, and the names and bytes of the source's files.
+    """Hash over the recipe, the version of this room, the names and bytes of the source's files, and its others.
 
     Raises:
         CaseError: a file cannot be read.
@@ -99,6 +99,8 @@ def source_hash(source: Source, recipe: Recipe) -> str:
             total.update(os.fsencode(path.name) + f"\t{digest}\n".encode())
         except OSError as error:
             raise CaseError(f"cannot be read: {error.strerror or error}", where=path, fix="Check the file") from error
+    for text in source.others:
+        total.update(f"{text}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 

@@ -32,6 +32,7 @@ class Source:
         account: sentences about what was found, linked and left out, by heading.
         root: the folder that was scanned, of which a run that de-identifies tells nothing.
         identity: texts that tell who the patient is, which such a run takes out of every message.
+        others: what other cases add to this one, such as whose twin it is: with them it is converted anew.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Source:
     account: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     root: Path = Path()
     identity: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

@@ -66,6 +66,7 @@ def train() -> None:
         "seconds_per_step": 0.25,
         "peak_memory_mib": 300.5,
         "minutes": 2.0,
+        "settings": {"autocast": "torch.bfloat16"},
         "best": {"all": {"epoch": 2, "score": 0.5}},
     }
     told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}

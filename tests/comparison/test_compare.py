@@ -78,6 +78,7 @@ class TestWhole:
         assert {line["parameters"] for line in runs} == {"1230000"}
         assert {line["best_epoch"] for line in runs} == {"2"}
         assert {line["threads"] for line in runs} == {"1"}
+        assert {line["precision"] for line in runs} == {"bf16"}
         assert len({line["settings_hash"] for line in runs}) == len(ALL)
         assert len({line["weights_sha256"] for line in runs}) == len(ALL)
         assert len({line["fingerprint"] for line in runs}) == 1

@@ -114,12 +114,12 @@ def folder(tmp_path: Path) -> Path:
     )
     lines = [["row", "seed", "case", "task", "structure", "metric", "value", "unit", "convention"]]
     runs = [
-        "row,seed,steps,epochs,parameters,seconds_per_step,peak_memory_mib,threads,processes,best_epoch,"
+        "row,seed,steps,epochs,parameters,seconds_per_step,peak_memory_mib,threads,processes,precision,best_epoch,"
         "settings_hash,fingerprint,weights_sha256,commit"
     ]
     for name, skill in (("stl", 0.4), ("ctan", 2.0)):
         for seed in (0, 1):
-            runs.append(f"{name},{seed},10,2,1000,0.1,100,1,1,1,aa,bb,cc,dd")
+            runs.append(f"{name},{seed},10,2,1000,0.1,100,1,1,,1,aa,bb,cc,dd")
             for row in rows_of(seed, skill):
                 if row.metric != "probability_of_truth" and (row.case != "i05" or row.task == "lesion"):
                     fields = [

@@ -66,6 +66,7 @@ def line(row: str, seed: int, **changes: str) -> dict[str, str]:
         "peak_memory_mib": str(100.4 + seed),
         "threads": "1",
         "processes": "2",
+        "precision": "bf16",
         "best_epoch": str(3 + seed),
         "settings_hash": "aa" * 32,
         "fingerprint": "bb" * 32,
@@ -130,12 +131,12 @@ a row's runs (threads a run: 1; runs at a time: 2).
 
 ### Runs of small
 
-| run | seed | Dice ↑ | dose score, Gy ↓ | steps | best epoch | threads | config | data | weights | commit |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| stl | 0 | 0.6000 | 3.000 | 40 | 3 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
-| stl | 1 | 0.7000 | 3.200 | 40 | 4 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
-| hps | 0 | 0.6600 | 2.700 | 40 | 3 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
-| hps | 1 | 0.7700 | 3.200 | 40 | 4 | 1 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| run | seed | Dice ↑ | dose score, Gy ↓ | steps | best epoch | threads | precision | config | data | weights | commit |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| stl | 0 | 0.6000 | 3.000 | 40 | 3 | 1 | bf16 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| stl | 1 | 0.7000 | 3.200 | 40 | 4 | 1 | bf16 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| hps | 0 | 0.6600 | 2.700 | 40 | 3 | 1 | bf16 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
+| hps | 1 | 0.7700 | 3.200 | 40 | 4 | 1 | bf16 | aaaaaaaaaa | bbbbbbbbbb | cccccccccc | 0123456789 |
 """
 
 
@@ -180,6 +181,15 @@ class TestRender:
         unknown = dict.fromkeys(("parameters", "seconds_per_step", "peak_memory_mib", "best_epoch"), "")
         write_results(Results(done.protocol, done.scores, {key: line(*key, **unknown) for key in RUNS}), tmp_path)
         assert "| 1 | <0.001 | - | - | - | 2/2 |" in render(tmp_path)
+
+    def test_runs_of_different_precision_are_told(self, tmp_path: Path) -> None:
+        """`auto` is another arithmetic on another machine."""
+        done = results()
+        runs = {key: line(*key, precision="fp32" if key[1] else "bf16") for key in RUNS}
+        write_results(Results(done.protocol, done.scores, runs), tmp_path)
+        assert "- The runs differ in precision: bf16 2, fp32 2." in render(tmp_path)
+        write_results(done, tmp_path)
+        assert "precision:" not in render(tmp_path)
 
     def test_nothing_finished(self, tmp_path: Path) -> None:
         write_results(results({}), tmp_path)

@@ -134,6 +134,7 @@ def _source(
         mask=masks[0],
         row=row,
         remarks=(*told, *table.remarks.get(case_id, ())),
+        others=(owner,) if owner != row.lesion_id else (),
     )
 
 

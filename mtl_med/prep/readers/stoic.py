@@ -135,7 +135,8 @@ def _source(
         account={"found": (told,)} if row.labels else {},
         root=root,
         row=row,
-        remarks=remarks.get(patient, ()),
+        remarks=(twins := remarks.get(patient, ())),
+        others=(owner, *twins) if twins else (),
     )
 
 
