@@ -14,7 +14,19 @@ from mtl_med.errors import GeometryError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["Grid", "lps_from_ras", "picture_grid", "reorient", "require_same_grid", "resample", "same_grid"]
+__all__ = [
+    "Grid",
+    "covered",
+    "lies_inside",
+    "lps_from_ras",
+    "picture_grid",
+    "reorient",
+    "require_same_grid",
+    "resample",
+    "same_grid",
+]
+
+_INDEX_TOLERANCE = 1e-3  # of a voxel, by which a point may lie outside the outermost voxel centres
 
 Affine = NDArray[np.float64]
 
@@ -147,6 +159,38 @@ def reorient(array: NDArray, grid: Grid, axis_codes: str = "RAS") -> tuple[NDArr
     transform = ornt_transform(io_orientation(grid.affine), axcodes2ornt(tuple(axis_codes)))
     turned = np.ascontiguousarray(apply_orientation(array, transform))
     return turned, Grid(turned.shape, grid.affine @ inv_ornt_aff(transform, grid.shape))
+
+
+def lies_inside(to_source: NDArray, box: Sequence[slice], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Voxels of a box that lie between the outermost voxel centres of another grid, slice by slice.
+
+    Args:
+        to_source: (4, 4) from the indices of the box's grid to those of the other one.
+        box: three ranges of voxels.
+        shape: of the other grid.
+    """
+    x, y, slices = (np.arange(side.start, side.stop, dtype=np.float64) for side in box)
+    inside = np.ones((len(slices), len(y), len(x)), dtype=bool).T
+    for axis, size in enumerate(shape):
+        in_plane = to_source[axis, 0] * x[:, None] + to_source[axis, 1] * y[None, :] + to_source[axis, 3]
+        for number, z in enumerate(slices):
+            index = in_plane + to_source[axis, 2] * z
+            inside[:, :, number] &= (index >= -_INDEX_TOLERANCE) & (index <= size - 1 + _INDEX_TOLERANCE)
+    return inside
+
+
+def covered(source: Grid, target: Grid) -> NDArray[np.bool_]:
+    """Voxels of a grid that lie between the outermost voxel centres of another, where its values are known.
+
+    Args:
+        source: the grid that has values.
+        target: the grid that is asked about.
+
+    Returns:
+        (X, Y, Z) of the target.
+    """
+    box = [slice(0, size) for size in target.shape]
+    return lies_inside(np.linalg.inv(source.affine) @ target.affine, box, source.shape)
 
 
 def resample(

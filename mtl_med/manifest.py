@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mtl_med.errors import CaseError, GeometryError, UsageError
 from mtl_med.files import json_fault, read_json, sha256_bytes, within, write_json
 from mtl_med.geometry import Grid
@@ -22,7 +19,6 @@ __all__ = [
     "Manifest",
     "Structure",
     "torn_sentence",
-    "where_dose_is_known",
 ]
 
 CASE_SCHEMA = "mtl_med/case/1"
@@ -52,7 +48,6 @@ _CASE = {  # what `Case.to_dict` writes, but for the grid
     "notes": [str],
     "labels?": {...: _NUMBER},
     "group?": str,
-    "dose_unknown_outside?": bool,
 }
 _MANIFEST = {"dataset": str, "cases": [{"folder": str}], "classes?": {...: [str]}}
 
@@ -105,7 +100,8 @@ class Case:
         labels: image-level labels, task name -> index of the class in the study's `Manifest.classes`.
         group: what belongs together, such as the lesion or the patient of several images; empty where the case stands
             alone.
-        dose_unknown_outside: outside of `mask_dose` the dose is not known; else it is 0 there by definition.
+        dose_grid: the planned dose's own grid, between whose outermost voxel centres it is known, 0 included; None
+            where it is known everywhere, as where a data set says that it is 0 outside of `mask_dose`.
     """
 
     id: str
@@ -122,7 +118,7 @@ class Case:
     notes: tuple[str, ...] = ()
     labels: dict[str, float] = field(default_factory=dict)
     group: str = ""
-    dose_unknown_outside: bool = False
+    dose_grid: Grid | None = None
 
     def has(self, key: str) -> bool:
         """Whether the case has the file `key`."""
@@ -192,7 +188,7 @@ class Case:
             "fractions": self.fractions,
             "labels": self.labels,
             "group": self.group,
-            **({"dose_unknown_outside": True} if self.dose_unknown_outside else {}),
+            **({"dose_grid": self.dose_grid.to_dict()} if self.dose_grid else {}),
             "source_hash": self.source_hash,
             "notes": list(self.notes),
         }
@@ -233,7 +229,7 @@ class Case:
                 notes=tuple(fields["notes"]),
                 labels=fields.get("labels", {}),
                 group=fields.get("group", ""),
-                dose_unknown_outside=fields.get("dose_unknown_outside", False),
+                dose_grid=Grid.from_dict(fields["dose_grid"]) if fields.get("dose_grid") else None,
             )
         except (KeyError, TypeError, ValueError, GeometryError) as error:
             raise UsageError(f"is damaged: grid or structures: {error}", where=path, fix=_CONVERT_AGAIN) from error
@@ -246,17 +242,6 @@ class Case:
     def read(cls, folder: str | Path) -> Case:
         """Read the case that lies in `folder`."""
         return cls.from_dict(read_json(Path(folder) / "case.json", _CONVERT_AGAIN), folder)
-
-
-def where_dose_is_known(mask_dose: NDArray, dose_gy: NDArray | None) -> NDArray[np.bool_]:
-    """Voxels that hold a dose where `dose_unknown_outside` holds: those of `mask_dose`, and those that are not 0.
-
-    Args:
-        mask_dose: any shape.
-        dose_gy: of the same shape, Gy; None where the case has no dose of its own.
-    """
-    known: NDArray[np.bool_] = mask_dose != 0
-    return known if dose_gy is None else known | (dose_gy != 0)
 
 
 def torn_sentence(torn: Mapping[str, Sequence[str]]) -> str:

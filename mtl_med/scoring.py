@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError
-from mtl_med.geometry import Grid, picture_grid, reorient, require_same_grid, same_grid
+from mtl_med.geometry import Grid, covered, picture_grid, reorient, require_same_grid, same_grid
 from mtl_med.io import results
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.picture import read_picture_mask
-from mtl_med.manifest import Case, where_dose_is_known
+from mtl_med.manifest import Case
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import LABEL_MAP, Row
 from mtl_med.metrics.segmentation import segmentation_rows
@@ -83,23 +83,12 @@ def _truth(case: Case, wanted: Wanted, *, with_dvh: bool) -> dict[str, NDArray[n
     return {name: _read(case, f"structures/{name}") > 0 for name in names}
 
 
-def known_dose(case: Case, stored: Callable[[str], NDArray]) -> NDArray[np.bool_] | None:
-    """Where the planned dose of a case is known; None for everywhere.
-
-    Where the case says so (in older studies: where an outline of the patient was drawn) it is not known where neither
-    mask_dose nor the planned dose says anything, and never 0. Else mask_dose is the data set's own, outside of which
-    the dose is 0 by definition.
-
-    Args:
-        case: of a study.
-        stored: gives its arrays "mask_dose" and "dose" (Gy), (X, Y, Z) on the grid of the case.
-
-    Returns:
-        (X, Y, Z) bool, or None.
-    """
-    if not case.has("mask_dose") or not (case.dose_unknown_outside or case.names("external")):
+def known_dose(case: Case) -> NDArray[np.bool_] | None:
+    """(X, Y, Z) where the planned dose of a case is known, on its grid; None for everywhere."""
+    if case.dose_grid is None or case.grid is None:
         return None
-    return where_dose_is_known(stored("mask_dose"), stored("dose") if case.has("dose") else None)
+    known = covered(case.dose_grid, case.grid)
+    return None if known.all() else known
 
 
 def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[Row]:
@@ -123,7 +112,7 @@ def _dose_rows(case: Case, folder: Path, truth: Mapping[str, NDArray]) -> list[R
         stored["mask_dose"] > 0,
         structures,
         voxel_mm3=grid.voxel_volume_mm3,
-        known=known_dose(case, stored.__getitem__),
+        known=known_dose(case),
     )
 
 

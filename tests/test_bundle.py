@@ -109,11 +109,22 @@ class TestOverrides:
             refuse("--config_file", config, f"--{word}={value}")
 
     @pytest.mark.parametrize(
-        "word", ["epochs=3", "epochs=$None", "epochs=$1 + 1", "learning_rate=1", "learning_rate=@x", "minutes=None"]
+        "word", ["epochs=3", "epochs=$None", "epochs=$1 + 1", "learning_rate=1", "learning_rate=@x"]
     )
     def test_numbers_and_expressions_pass(self, config: Path, word: str) -> None:
         config.write_text(json.dumps(CONFIG | {"learning_rate": 0.1}))
         refuse("--config_file", config, f"--{word}")
+
+    @pytest.mark.parametrize("name", ["epochs", "learning_rate", "word"])
+    def test_a_none_that_monai_would_drop_is_refused(self, config: Path, name: str) -> None:
+        """An option of None counts there as one that was not given."""
+        config.write_text(json.dumps(CONFIG | {"epochs": 30, "learning_rate": 0.1, "word": "x", "minutes": None}))
+        with pytest.raises(UsageError, match=f"Write --{name} '\\$None'|is None, expected a number"):
+            refuse("--config_file", config, f"--{name}", "None")
+        refuse("--config_file", config, "--minutes", "None")
+        arguments = config.with_name("args.json")
+        arguments.write_text(json.dumps({"config_file": str(config), "epochs": None}))
+        refuse("--args_file", arguments)
 
     def test_other_programs_are_left_alone(self, config: Path) -> None:
         refuse("--config_file", config, "--epoch", 3, program="/usr/bin/pytest")

@@ -57,6 +57,15 @@ def test_finished_cases_are_not_predicted_again(half_done: Path, items: list, ca
     assert "2 of 3 cases are predicted already" in caplog.text
 
 
+def test_other_tasks_are_other_predictions(tmp_path: Path, items: list) -> None:
+    tasks = {"lesion": {"kind": "segmentation", "class_names": ["Lesion"]}}
+    book = ledger(tmp_path, tasks=tasks)
+    assert len(book.unfinished(items)) == 3
+    predict(tmp_path, book, "a")
+    assert left(tmp_path, items, tasks=tasks) == "bc"
+    assert left(tmp_path, items, tasks={"lesion": {"kind": "segmentation", "class_names": ["Other"]}}) == "abc"
+
+
 def test_cases_of_earlier_calls_are_told(half_done: Path, items: list, caplog) -> None:
     assert left(half_done, items[1:]) == "c"
     assert "holds 1 cases of earlier calls that are not among the 2 of this one (such as a): they stay" in caplog.text

@@ -179,6 +179,17 @@ class TestPictures:
         with pytest.raises(UsageError, match="'diagnosis' has 2 classes, the task 3"):
             WritePredictiond(MIX, tmp_path, calibration={"diagnosis": fields})
 
+    def test_a_mask_that_is_no_number_is_not_written_as_an_empty_one(self, pictures: Path, tmp_path, caplog) -> None:
+        class Breaks(Bright):
+            def forward(self, image: Tensor) -> dict[str, Tensor]:
+                made = super().forward(image)
+                return made | {"lesion": made["lesion"] * torch.nan}
+
+        predictor = predict(pictures, tmp_path / "out", Breaks())
+        assert exit_code(predictor) == EXIT_ALL_FAILED
+        assert "tall failed: tall: the outputs of task 'lesion' are not finite" in caplog.text
+        assert not list((tmp_path / "out").glob("*/mask.png"))
+
     def test_a_case_whose_scores_are_no_numbers_fails_alone(self, pictures: Path, tmp_path: Path, caplog) -> None:
         class Breaks(Bright):
             def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def _check_overrides(overrides: Mapping[str, Any], bundle: Bundle, where: str) -
             raise UsageError(f"the config has no '{top}' to override", where=where, fix=nearest(top, known, 4))
         _refuse_expressions(key, value, f"{where}: {key}")
     listing = [str(file) for file in bundle.training]
-    words = [f"--{key}={value!r}" for key, value in overrides.items()]
+    words = [f"--{key}={'$None' if value is None else repr(value)}" for key, value in overrides.items()]
     try:
         refuse_wrong_overrides(["bundle/__main__.py", "run", "--config_file", repr(listing), *words])
     except UsageError as error:

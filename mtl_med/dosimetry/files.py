@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 from mtl_med.dosimetry.inputs import DoseCase, Options, frame_of_reference, is_nifti, on_grid, read_any_dose
 from mtl_med.errors import CaseError, NothingFoundError, UsageError
 from mtl_med.files import safe_name
-from mtl_med.geometry import Grid, reorient, require_same_grid
+from mtl_med.geometry import Grid, covered, reorient, require_same_grid
 from mtl_med.io.nifti import read_nifti
 from mtl_med.io.results import LABEL_MAP_FILE, SEGMENTATION_FILE, read_structures
-from mtl_med.manifest import where_dose_is_known
 from mtl_med.prep.raw import RawCase, Source
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
         grid,
         masks,
         frame_of_reference=frame,
-        slice_pitch_mm=own.spacing_mm[2],
+        slice_pitch_mm=_drawn_pitch_mm([roi.contours for roi in structures.rois], own),
         options=ReaderOptions(),
         where=rtstruct,
     )
@@ -170,6 +170,23 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
         stored=stored,
         notes=(*notes, *structures.notes, *drawn.remarks, *remarks),
     )
+
+
+def _drawn_pitch_mm(rois: Sequence[Sequence[NDArray]], grid: Grid) -> float:
+    """Distance between the slices of the CT, which is not here: the most frequent one between planes of a structure.
+
+    Args:
+        rois: contours of each structure, (N, 3) RAS mm.
+        grid: of the dose; its slices run parallel to the contours, and have the distance that is taken without planes.
+    """
+    normal = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    steps: Counter[float] = Counter()
+    for contours in rois:
+        heights = np.unique([round(float(contour.mean(axis=0) @ normal), 1) for contour in contours])
+        steps.update(np.diff(heights).round(1).tolist())
+    most = max(steps.values(), default=0)
+    return min((step for step, count in steps.items() if count == most), default=grid.spacing_mm[2])
 
 
 def _widened(grid: Grid, contours: Sequence[NDArray]) -> Grid:
@@ -281,7 +298,7 @@ def _from_raw(raw: RawCase, stored: Mapping[str, Dvh], remarks: Sequence[str]) -
         kinds={name: fact.kind for name, fact in raw.facts.items()},
         prescriptions_gy={name: fact.prescription_gy for name, fact in raw.facts.items() if fact.prescription_gy},
         fractions=raw.fractions,
-        known=where_dose_is_known(raw.volumes["mask_dose"], dose),
+        known=covered(raw.dose_grid, raw.grid) if raw.dose_grid else None,
         kept_percent=raw.kept_percent,
         gaps={name: "not contoured" for name in raw.facts if name not in raw.masks},
         stored=stored,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +103,9 @@ class _StudyMasks(Mapping[str, NDArray]):
 def from_case(case: Case, dose: Path | None = None, options: Options | None = None) -> DoseCase:
     """A case of a study, with its planned dose or another.
 
-    Where neither mask_dose nor the planned dose says anything, the dose is not known, and never 0. Where mask_dose is
-    the data set's own (as OpenKBP's possible dose mask, outside of which the dose is 0 by definition), all voxels count
-    as they are stored, as `mtl-med evaluate` counts them.
+    Beyond the planned dose's own grid no dose is known, and it is never 0 there. Where mask_dose is the data set's own
+    (as OpenKBP's possible dose mask, outside of which the dose is 0 by definition), all voxels count as they are
+    stored, as `mtl-med evaluate` counts them.
 
     Args:
         case: of the study.
@@ -123,7 +122,7 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
         raise CaseError("has no dose", where=case.id, fix="Give one with --dose, or another case")
     values, grid, notes = read_any_dose(dose or case.path("dose"), case.prescription_gy)
     placed, covered, told = on_grid(values, grid, case.grid, options or Options(), dose or case.path("dose"))
-    known = known_dose(case, partial(_stored, case, case.grid))
+    known = known_dose(case)
     if covered is not None:
         known = covered if known is None else known & covered
     contoured = {name: item for name, item in case.structures.items() if item.status != "not_contoured"}
@@ -140,12 +139,6 @@ def from_case(case: Case, dose: Path | None = None, options: Options | None = No
         gaps={name: "not contoured" for name in case.structures if name not in contoured},
         notes=(*notes, *told),
     )
-
-
-def _stored(case: Case, grid: Grid, key: str) -> NDArray:
-    array, found = read_nifti(case.path(key))
-    require_same_grid(found, grid, where=str(case.path(key)))
-    return array
 
 
 def is_nifti(path: Path) -> bool:

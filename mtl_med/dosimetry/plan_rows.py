@@ -75,7 +75,8 @@ def plan_rows(
     for name, item in doses.items():
         row = partial(_row, case.id, name)
         if not len(item.ascending_gy):
-            rows.append(row("mean", math.nan, "Gy", f"undefined: {item.gap(DvhMetric('mean'))}"))
+            beyond = "the dose grid does not reach it" if case.kept_percent.get(name) == 0 else ""
+            rows.append(row("mean", math.nan, "Gy", f"undefined: {beyond or item.gap(DvhMetric('mean'))}"))
             continue
         rows += [_metric_row(row, item, metric, convention) for metric in wanted if _asked(metric, item, metrics)]
         rows.append(row("dose_known", item.known_percent, "%", "share of its voxels; the doses are of these"))

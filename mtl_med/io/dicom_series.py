@@ -36,6 +36,7 @@ class CtSeries:
         series_uid: Series Instance UID.
         sop_uids: SOP Instance UIDs of its images, in the order of axis 2.
         notes: sentences about what was dropped, resampled or odd.
+        even: the slices were as far apart as they are here; else they were interpolated.
     """
 
     hu: NDArray[np.int16] | NDArray[np.float32]
@@ -44,6 +45,7 @@ class CtSeries:
     series_uid: str
     sop_uids: tuple[str, ...]
     notes: tuple[str, ...]
+    even: bool = True
 
 
 def read_ct_series(files: Sequence[str | Path], *, resample: bool = False, where: str = "") -> CtSeries:
@@ -96,6 +98,7 @@ def read_ct_series(files: Sequence[str | Path], *, resample: bool = False, where
         series_uid=first.series_uid,
         sop_uids=tuple(dict.fromkeys(frame.sop_uid for frame in frames)),
         notes=(*notes, *layout.notes, *_oddities(frames)),
+        even=layout.below is None,
     )
 
 

@@ -15,6 +15,7 @@ __all__ = ["AIR_HU", "SAME_PLACE_MM", "Layout", "lay_out", "straighten"]
 SAME_PLACE_MM = 1e-3
 TOLERANCE_MM = 0.06
 """Positions may be off from a straight, even course by this much: some writers round them to 0.1 mm."""
+_HALVINGS = 80
 MOST_TILT_DEGREES = 45.0
 MOST_GROWTH = 4  # of the number of slices by resampling
 AIR_HU = -1000.0
@@ -67,7 +68,7 @@ def lay_out(
     along = (positions - positions[0]) @ axes[2]
     notes: list[str] = []
     sideways, tilt_note = _sideways((positions - positions[0]) @ axes[:2].T, along, where)
-    pitch, planes, even_note = _pitch(along, thickness, resample, where)
+    start, pitch, planes, even_note = _pitch(along, thickness, resample, where)
     notes += filter(None, (tilt_note, even_note))
     steps = np.array([spacing[1], spacing[0]])
     size = np.array([shape[1], shape[0]])
@@ -79,7 +80,7 @@ def lay_out(
         size = size + np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = axes.T * [*steps, pitch]
-    affine[:3, 3] = positions[0] + low @ axes[:2]
+    affine[:3, 3] = positions[0] + low @ axes[:2] + start * axes[2]
     affine += 0.0  # no -0
     below = weight = None
     if even_note:
@@ -107,16 +108,24 @@ def _sideways(offsets: NDArray[np.float64], along: NDArray[np.float64], where: s
     return course @ fit, f"slices tilted by {degrees:.1f} degrees were shifted onto an orthogonal grid"
 
 
-def _pitch(along: NDArray[np.float64], thickness: float | None, resample: bool, where: str) -> tuple[float, int, str]:
-    """Distance between planes in mm, their number, and a note or "" where slices are planes already."""
+def _pitch(
+    along: NDArray[np.float64], thickness: float | None, resample: bool, where: str
+) -> tuple[float, float, int, str]:
+    """Height of the first plane above the first slice and distance between planes in mm, their number, and a note.
+
+    The note is "" where slices are planes already.
+    """
     if len(along) == 1:
         if thickness is None:
             raise GeometryError("is a single slice that does not tell its thickness", where=where)
-        return thickness, 1, ""
+        return 0.0, thickness, 1, ""
     gaps, span = np.diff(along), float(along[-1])
     even = np.linspace(0, span, len(along))
     if np.abs(along - even).max() <= TOLERANCE_MM:
-        return span / (len(along) - 1), len(along), ""
+        return 0.0, span / (len(along) - 1), len(along), ""
+    start, pitch, worst = _nearest_line(along)
+    if worst <= TOLERANCE_MM:
+        return start, pitch, len(along), ""
     usual = float(np.median(gaps))
     widest = int(gaps.argmax())
     planes = int(np.floor(span / usual + 1e-3)) + 1
@@ -133,7 +142,25 @@ def _pitch(along: NDArray[np.float64], thickness: float | None, resample: bool, 
         f"{len(along)} slices {gaps.min():.3g} to {gaps.max():.3g} mm apart were resampled to {planes}, {usual:.4g} mm"
         " apart"
     )
-    return usual, planes, note
+    return 0.0, usual, planes, note
+
+
+def _nearest_line(along: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Start, pitch and largest deviation of the even course that strays least from the slices.
+
+    Where positions were rounded, those of the first and the last slice were too, and a course through them strays
+    twice as far.
+    """
+    number = np.arange(len(along))
+    low, high = float(np.diff(along).min()), float(np.diff(along).max())
+    for _ in range(_HALVINGS):  # the width of the stripe is convex in the pitch
+        third = (high - low) / 3
+        if np.ptp(along - (low + third) * number) < np.ptp(along - (high - third) * number):
+            high -= third
+        else:
+            low += third
+    rest = along - (low + high) / 2 * number
+    return float(rest.max() + rest.min()) / 2, (low + high) / 2, float(np.ptp(rest)) / 2
 
 
 def straighten(slices: NDArray, layout: Layout) -> NDArray:

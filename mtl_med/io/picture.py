@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,8 +194,9 @@ def _open(path: str | Path) -> tuple[Image, int]:
 
     try:
         data = Path(path).read_bytes()
-        picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
-        picture.load()
+        with warnings.catch_warnings(action="ignore"):  # about damaged EXIF blocks
+            picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
+            picture.load()
     except FileNotFoundError as error:
         raise CaseError("there is no such file", where=path, fix="Copy it again") from error
     except Pillow.DecompressionBombError as error:
@@ -214,7 +216,8 @@ def _first_line(error: BaseException) -> str:
 def _orientation(picture: Image) -> int:
     """What EXIF says, 1 to 8; upright where it says nothing, or nothing that means something."""
     try:
-        stored = picture.getexif().get(_ORIENTATION, _UPRIGHT) if "exif" in picture.info else _UPRIGHT
+        with warnings.catch_warnings(action="ignore"):
+            stored = picture.getexif().get(_ORIENTATION, _UPRIGHT) if "exif" in picture.info else _UPRIGHT
     except (OSError, SyntaxError, ValueError, TypeError, struct.error):
         return _UPRIGHT
     return stored if isinstance(stored, int) and stored in _ORIENTATIONS else _UPRIGHT

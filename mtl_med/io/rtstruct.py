@@ -126,7 +126,8 @@ def _rois(
     times_listed = Counter(numbers)
     by_number: dict[int | None, list[Dataset]] = {}
     for item in drawn:
-        by_number.setdefault(roi_number(item, "ReferencedROINumber"), []).append(item)
+        items = by_number.setdefault(roi_number(item, "ReferencedROINumber"), [])
+        items += [item] if _count([item], path) else []
     rois = []
     for item, number in zip(listed, numbers, strict=True):
         name, frame = roi_name(item), text(item, "ReferencedFrameOfReferenceUID")

@@ -57,7 +57,10 @@ class GammaOptions:
 
     def __post_init__(self) -> None:
         positive = {name: getattr(self, name) for name in ("dose_percent", "distance_mm", "max_gamma", "ram_mb")}
-        positive |= {"interp_fraction": self.interp_fraction, "random_subset": self.random_subset or 1}
+        positive |= {
+            "interp_fraction": self.interp_fraction,
+            "random_subset": 1 if self.random_subset is None else self.random_subset,
+        }
         positive |= {"normalisation_gy": 1.0 if self.normalisation_gy is None else self.normalisation_gy}
         for name, value in positive.items():
             if not 0 < value < math.inf:

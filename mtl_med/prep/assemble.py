@@ -99,7 +99,7 @@ def assemble(
         measures=told.measures,
         remarks=told.remarks,
         account={"converted": told.converted},
-        dose_unknown_outside=dose is not None and dose.mask is None,
+        dose_grid=dose.grid if dose is not None and dose.mask is None else None,
         kept_percent={name: share for name, share in coverage.percent.items() if share < 100} if coverage else {},
     )
 

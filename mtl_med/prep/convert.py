@@ -32,7 +32,7 @@ from mtl_med.prep.unions import add_unions
 
 __all__ = ["PREP_VERSION", "Job", "Quality", "convert", "finished", "prepare_case", "read_quality", "source_hash"]
 
-PREP_VERSION = "4"  # raise it when the same source gives other files
+PREP_VERSION = "5"  # raise it when the same source gives other files
 QUALITY_FILE = "quality.json"
 
 
@@ -204,7 +204,7 @@ def _write(
         notes=notes,
         labels=dict(raw.labels),
         group=raw.group,
-        dose_unknown_outside=raw.dose_unknown_outside,
+        dose_grid=raw.dose_grid,
     )
     if raw.grid is not None:
         write_overlay(case, folder / OVERLAY_FILE, array)

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mtl_med.errors import CaseError
 from mtl_med.geometry import Grid
 from mtl_med.prep.packed_masks import PackedMasks
@@ -22,9 +19,7 @@ if TYPE_CHECKING:
     from mtl_med.io.rtstruct import Roi, StructureSet
     from mtl_med.prep.names import Match
 
-__all__ = ["Drawn", "draw", "prescribe", "require_same_frame"]
-
-_PLANES_TO_TELL = 3  # as many contours across the slices tell how far apart they were drawn
+__all__ = ["Drawn", "draw", "prescribe", "require_same_frame", "tell_beyond"]
 
 
 @dataclass
@@ -70,7 +65,7 @@ def draw(
     masks: PackedMasks | Coverage,
     *,
     frame_of_reference: str,
-    slice_pitch_mm: float,
+    slice_pitch_mm: float | None,
     options: ReaderOptions,
     where: Path,
 ) -> Drawn:
@@ -85,7 +80,9 @@ def draw(
         grid: grid to draw on; its slices run parallel to the contours.
         masks: where the masks go.
         frame_of_reference: UID of the CT's; "" if it has none.
-        slice_pitch_mm: distance between the slices that were drawn on.
+        slice_pitch_mm: distance between the slices that were drawn on, which is how thick a contour is: a slice that
+            a structure leaves out stays empty, is told, and is filled on request only. None where they lay unevenly:
+            then the median distance of a structure's planes.
         options: what the user decides.
         where: the RTSTRUCT, for errors.
     """
@@ -103,7 +100,7 @@ def draw(
         raster = rasterise(
             roi.contours,
             grid,
-            plane_pitch_mm=slice_pitch_mm if _planes(roi.contours, grid) < _PLANES_TO_TELL else None,
+            plane_pitch_mm=slice_pitch_mm,
             interpolate_gaps=options.interpolate_gaps,
             where=where,
         )
@@ -112,15 +109,18 @@ def draw(
         if not roi.contours and roi.skipped:
             drawn.remarks.append(f"{name} has no usable contours and is listed as empty")
         elif roi.contours and not masks.voxels[name]:
-            drawn.remarks.append(f"{name} is empty: its contours hold no voxel centre")
+            drawn.remarks.append(_holds_nothing(name))
     return drawn
 
 
-def _planes(contours: Sequence[NDArray], grid: Grid) -> int:
-    """Number of planes that contours lie in, to a tenth of a mm."""
-    normal = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    return len({round(float(contour.mean(axis=0) @ normal), 1) for contour in contours})
+def _holds_nothing(name: str) -> str:
+    return f"{name} is empty: its contours hold no voxel centre"
+
+
+def tell_beyond(drawn: Drawn, coverage: Coverage) -> None:
+    """Of structures that the dose grid does not reach at all, it is not to be said that their contours hold nothing."""
+    beyond = {_holds_nothing(name) for name, percent in coverage.percent.items() if percent == 0}
+    drawn.remarks = [remark for remark in drawn.remarks if remark not in beyond]
 
 
 def prescribe(drawn: Drawn, prescriptions: Sequence[Prescription], structure_set_uid: str = "") -> None:

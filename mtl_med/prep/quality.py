@@ -10,8 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.geometry import Grid
-from mtl_med.manifest import where_dose_is_known
+from mtl_med.geometry import Grid, lies_inside
 from mtl_med.prep.packed_masks import PackedMasks
 from mtl_med.prep.picture_measures import measure_picture
 from mtl_med.prep.raw import RawCase
@@ -105,18 +104,13 @@ def _coverage(
     return {"D95_gy": d95_gy, "D95_percent": 100 * d95_gy / fact.prescription_gy if fact.prescription_gy else None}
 
 
-def _within(volume: NDArray, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
-    """Values of a volume within a mask."""
-    part, box = found
-    return _values(volume[box], part)
-
-
 def _known_doses(case: RawCase, found: tuple[NDArray[np.bool_], Box]) -> NDArray:
     """Doses within a mask, Gy, where they are known: what lies outside the dose grid is stored as 0 and is none."""
-    doses = _within(case.volumes["dose"], found)
-    if not case.dose_unknown_outside:
-        return doses
-    return doses[where_dose_is_known(_within(case.volumes["mask_dose"], found), doses)]
+    part, box = found
+    if case.dose_grid is not None and case.grid is not None:
+        to_source = np.linalg.inv(case.dose_grid.affine) @ case.grid.affine
+        part = part & lies_inside(to_source, box, case.dose_grid.shape)
+    return _values(case.volumes["dose"][box], part)
 
 
 def _values(volume: NDArray, mask: NDArray[np.bool_]) -> NDArray:

@@ -17,6 +17,7 @@ from mtl_med.prep.scanline import fill
 
 __all__ = ["Raster", "rasterise"]
 
+_GAPS_TOLD = 2  # more are told in one sentence
 _ODD = {
     "repeated": "{} contours repeat another one exactly and were dropped",
     "tilted": "{} contours are not parallel to the slices and were left out",
@@ -142,9 +143,12 @@ def _notes(layout: Spread, counts: Counter[str], grid: Grid, estimated: bool) ->
     notes = [sentence.format(counts[key]) for key, sentence in looked_at.items() if counts[key]]
     if estimated and plane_mm > 1.5 * slice_mm:
         notes.append(f"contours are {plane_mm:.4g} mm apart, slices {slice_mm:.4g} mm; each contour fills its share")
-    for below, above in layout.gaps:
+    together = len(layout.gaps) > _GAPS_TOLD
+    for gaps in [layout.gaps] if together else [(gap,) for gap in layout.gaps]:
+        missing = sum(above - below - 1 for below, above in gaps)
+        where = f"in {len(gaps)} gaps between" if together else "between"
         notes.append(
-            f"no contour on {above - below - 1} slices between {slice_height_mm(below, grid):.1f} and "
-            f"{slice_height_mm(above, grid):.1f} mm (slices are {slice_mm:.4g} mm apart)"
+            f"no contour on {missing} slice{'s' * (missing > 1)} {where} {slice_height_mm(gaps[0][0], grid):.1f} and "
+            f"{slice_height_mm(gaps[-1][1], grid):.1f} mm (slices are {slice_mm:.4g} mm apart)"
         )
     return notes

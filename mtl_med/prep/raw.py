@@ -67,7 +67,7 @@ class RawCase:
         pictures: file key -> (H, W, 3) or (H, W) uint8 of a photograph, such as "image" and "structures/Lesion".
         labels: image-level task -> index of the class in the recipe's list; a task without label is not in it.
         group: the lesion or patient that several cases share; empty where the case stands alone.
-        dose_unknown_outside: outside of "mask_dose" the dose is not known; else it is 0 there by definition.
+        dose_grid: the dose's own grid, between whose outermost voxel centres it is known; None for everywhere.
         kept_percent: name -> share of a structure that the grid holds, %, where it cuts it.
     """
 
@@ -84,7 +84,7 @@ class RawCase:
     pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     group: str = ""
-    dose_unknown_outside: bool = False
+    dose_grid: Grid | None = None
     kept_percent: Mapping[str, float] = field(default_factory=dict)
 
 

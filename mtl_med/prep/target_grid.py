@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, GeometryError
-from mtl_med.geometry import Grid, resample, same_grid
+from mtl_med.geometry import Grid, lies_inside, resample, same_grid
 from mtl_med.parallel import in_threads
 from mtl_med.prep.turning import Box, bounding_box, part_of
 
@@ -54,7 +54,7 @@ class Coverage:
             return
         box = bounding_box(mask)
         part = part_of(grid, box)
-        inside = _inside(np.linalg.inv(self.dose.affine) @ part.affine, _whole(part.shape), self.dose.shape)
+        inside = lies_inside(np.linalg.inv(self.dose.affine) @ part.affine, _whole(part.shape), self.dose.shape)
         self.percent[name] = 100.0 * float(np.count_nonzero(inside & (mask[box] != 0))) / self.voxels[name]
         self.extents[name] = extent(part)
 
@@ -168,7 +168,7 @@ def place_dose(dose_gy: NDArray[np.float32], source: Grid, target: Grid) -> Plac
     shape = tuple(side.stop - side.start for side in box)
     aligned = _aligned(to_source, target.shape)
     corner = (slice(box[0].start, box[0].start + 1), slice(box[1].start, box[1].start + 1), box[2])
-    meet = _inside(to_source, corner, source.shape) if aligned else _inside(to_source, box, source.shape)
+    meet = lies_inside(to_source, corner, source.shape) if aligned else lies_inside(to_source, box, source.shape)
     if not meet.any():
         raise CaseError(
             "the dose grid lies outside the CT", why=f"{extent(source)} against {extent(target)}", fix="Check both"
@@ -239,18 +239,6 @@ def _box(source: Grid, target: Grid) -> Box:
     low = np.clip(np.ceil(indices.min(axis=0) - _TOLERANCE), 0, last).astype(int)
     high = np.clip(np.floor(indices.max(axis=0) + _TOLERANCE), low, last).astype(int)
     return slice(low[0], high[0] + 1), slice(low[1], high[1] + 1), slice(low[2], high[2] + 1)
-
-
-def _inside(to_source: NDArray, box: Box, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Voxels of the box that lie between the source's outermost voxel centres, slice by slice."""
-    x, y, slices = (np.arange(side.start, side.stop, dtype=np.float64) for side in box)
-    inside = np.ones((len(slices), len(y), len(x)), dtype=bool).T
-    for axis, size in enumerate(shape):
-        in_plane = to_source[axis, 0] * x[:, None] + to_source[axis, 1] * y[None, :] + to_source[axis, 3]
-        for number, z in enumerate(slices):
-            index = in_plane + to_source[axis, 2] * z
-            inside[:, :, number] &= (index >= -_TOLERANCE) & (index <= size - 1 + _TOLERANCE)
-    return inside
 
 
 def extent(grid: Grid) -> str:

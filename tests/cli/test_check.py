@@ -94,6 +94,60 @@ def test_outputs_of_a_dictionary_are_checked_by_name(tmp_path):
     assert "output 'diagnosis' has 7 channels, metadata.json declares 6." in faults
 
 
+def exchange(part: str, key: str, first: str, second: str) -> Change:
+    def change(form: dict[str, Any]) -> None:
+        names = form[part][key]["channel_def"]
+        names[first], names[second] = names[second], names[first]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        (
+            "ham10000_lesion_classification",
+            exchange("outputs", "diagnosis", "4", "5"),
+            "output 'diagnosis': channel 4 is 'mel', metadata.json calls it 'melanocytic naevus (nv)'.",
+        ),
+        (
+            "ham10000_lesion_classification",
+            exchange("post_processed_outputs", "diagnosis", "4", "5"),
+            "post-processed output 'diagnosis': channel 4 is 'mel'",
+        ),
+        (PIXEL, exchange("outputs", "pred", "2", "3"), "output 'pred': channel 2 is 'Femur_Head_L', metadata.json"),
+        (IMAGE, exchange("outputs", "pred", "2", "3"), "output 'pred': channel 2 is 'not_severe', metadata.json calls"),
+        (
+            PIXEL,
+            set_in("post_processed_outputs", "oar", "value_range", to=[0, 255]),
+            "post-processed output 'oar' lies in 0 to 1, metadata.json declares 0 to 255.",
+        ),
+        (
+            IMAGE,
+            set_in("post_processed_outputs", "severe", to={"num_channels": 1, "channel_def": {"0": "severe"}}),
+            "post-processed output 'severe' has 2 channels, metadata.json declares 1.",
+        ),
+        (
+            IMAGE,
+            set_in("post_processed_outputs", "severity", to={"num_channels": 1, "channel_def": {"0": "x"}}),
+            "post-processed output 'severity' belongs to no task. Did you mean severe?",
+        ),
+        (
+            IMAGE,
+            lambda form: form["post_processed_outputs"].pop("covid"),
+            "task 'covid' is not declared under post_processed_outputs.",
+        ),
+    ],
+    ids=range(8),
+)
+def test_names_of_classes_and_what_becomes_of_outputs_are_checked(tmp_path, name, change, sentence):
+    root = small(name, tmp_path)
+    metadata = read_json(root / "configs" / "metadata.json")
+    change(metadata["network_data_format"])
+    _, faults = check_outputs(root, metadata)
+    assert any(sentence in fault for fault in faults), faults
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

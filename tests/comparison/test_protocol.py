@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mtl_med.comparison.checks import open_bundle
-from mtl_med.comparison.protocol import Protocol, read_protocol
+from mtl_med.comparison.protocol import Protocol, parse_protocol, read_protocol
 from mtl_med.comparison.settings import Bundle, differences, hash_of, settings_of
 from mtl_med.errors import UsageError
 from mtl_med.files import shipped
@@ -253,3 +253,18 @@ class TestShipped:
 
 def test_something_is_shipped() -> None:
     assert {path.stem for path in SHIPPED} >= {"axial", "volume"}
+
+
+@pytest.mark.parametrize(("path", "right", "wrong"), [("lesion", "px", "mm"), ("axial", "mm", "px")])
+def test_surface_dice_is_in_the_unit_that_the_data_have(path: str, right: str, wrong: str) -> None:
+    (protocol,) = (read_protocol(item) for item in SHIPPED if item.stem == path)
+    first = protocol.source["metrics"][0]
+    for unit in (right, wrong):
+        score = first | {"name": "surface", "metric": f"surface_dice_2{unit}"}
+        groups = [{"title": "a", "baseline": "stl", "rows": ["stl", "hps"], "metrics": ["surface"]}]
+        fields = protocol.source | {"metrics": [score], "groups": groups}
+        if unit == right:
+            open_bundle(parse_protocol(fields, "x.json"))
+        else:
+            with pytest.raises(UsageError, match=f"a segmentation has no surface_dice_2{unit}"):
+                open_bundle(parse_protocol(fields, "x.json"))

@@ -93,10 +93,11 @@ DIFFERENCES = {
         "settings#volume_size settings#window_hu settings#class_counts train#preprocessing train#dataloader#weights "
         "validate#preprocessing validate#inferer#patch_size",
         "evaluate.json": "image_size scaling volume_size window_hu window_size network_def#stacked network_def#priors "
-        "validate#preprocessing ledger#settings#image_size ledger#settings#volume_size",
+        "validate#preprocessing ledger#settings#image_size ledger#settings#volume_size ledger#settings#scaling "
+        "ledger#settings#window_hu",
         "inference.json": "default_tasks default_network_options encoder inputs image_size scaling volume_size "
         "window_hu window_size network_def#spatial_dims network_def#stacked preprocessing "
-        "ledger#settings#image_size ledger#settings#volume_size",
+        "ledger#settings#image_size ledger#settings#volume_size ledger#settings#scaling ledger#settings#window_hu",
     },
     # Classes: imbalance, absent labels, calibration, attention, an inferer for mixes. Doses: prescription and spacing.
     "between": {
@@ -216,3 +217,23 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
         (tmp_path / name / "configs").mkdir()
         (tmp_path / name / "configs" / "train.json").write_text(text)
     assert differing("train.json", [tmp_path / "a", tmp_path / "b"]) == {"x"}, "null is not the same as nothing"
+
+
+# What the ledger knows by itself, and what says where things lie or how they are done but not what is predicted.
+NOT_IN_SETTINGS = {"tasks", "inputs", "output_dir", "predictions_dir", "dataset_dir", "dataset", "weights", "network"}
+
+
+@pytest.mark.parametrize("name", ["evaluate.json", "inference.json"])
+@pytest.mark.parametrize("root", sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/train.json")), ids=str)
+def test_what_decides_a_prediction_is_known_to_the_ledger(root: Path, name: str) -> None:
+    """Else predictions of other settings would be taken for finished ones."""
+    config = {k[1:]: v for k, v in flat(json.loads((root / "configs" / name).read_text())).items()}
+    used = {
+        value[1:]
+        for key, value in config.items()
+        if isinstance(value, str) and value.startswith("@") and "#" not in value
+        if any(part in ("preprocessing", "inferer", "postprocessing") for part in key.split("#"))
+    }
+    noted = {value[1:] for key, value in config.items() if key.startswith("ledger#settings#")}
+    assert used - NOT_IN_SETTINGS - {"preprocessing", "inferer", "postprocessing"} <= noted
+    assert used & noted

@@ -130,28 +130,30 @@ def test_another_dose_of_a_case(tiny_study, tmp_path):
             assert _value(half, structure, "mean") == pytest.approx(_value(planned, structure, "mean") / 2, rel=1e-6)
 
 
-def test_unknown_dose_is_left_out_where_an_outline_was_drawn(files, tmp_path):
-    """A study with an external: dose 0 outside of mask_dose is not known; without one it is 0."""
+def test_dose_beyond_its_own_grid_is_left_out_and_0_within_it_counts(files, tmp_path):
+    """A study says where its dose was calculated; of one that does not, such as OpenKBP, all counts as it is stored."""
     from dataclasses import replace
 
     from mtl_med.manifest import Case, Structure
 
     dose, organ = read_nifti(files / "dose.nii.gz")[0].copy(), read_nifti(files / "masks" / "rectum.nii.gz")[0]
     dose[:3] = 0
+    dose[3] = 0
+    own = Grid((9, 10, 8), GRID.affine @ np.array([[1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     arrays = {"dose": dose, "mask_dose": (dose > 0).astype(np.uint8)}
     arrays |= {"structures/Rectum": organ, "structures/Body": organ * 0 + 1}
     hashes = {key: write_nifti(tmp_path / f"{key}.nii.gz", array, GRID) for key, array in arrays.items()}
     paths = {key: {"path": f"{key}.nii.gz", "sha256": digest} for key, digest in hashes.items()}
     structures = {"Rectum": Structure("r", "oar", "contoured"), "Body": Structure("b", "external", "contoured")}
-    case = Case("c", "fit", tmp_path, GRID, paths, structures=structures)
+    case = Case("c", "fit", tmp_path, GRID, paths, structures=structures, dose_grid=own)
     (found,) = [item for name, item in structure_doses(from_case(case)) if name == "Rectum"]
-    assert found.known_percent == 75.0 and found.ascending_gy.min() == 20.0
+    assert found.known_percent == 75.0 and np.mean(found.ascending_gy == 0) == pytest.approx(1 / 9)
     write_nifti(tmp_path / "predicted" / "dose.nii.gz", dose, GRID)
-    for counted, mean in ((case, 20.0), (replace(case, structures={"Rectum": structures["Rectum"]}), 15.0)):
+    bare = replace(case, dose_grid=None)
+    for counted, mean in ((case, 20.0 * 8 / 9), (bare, 20.0 * 8 / 12)):
         rows = score_case(Wanted(True, {}), (counted, tmp_path / "predicted"))
-        assert _value(rows, "Rectum", "mean_true") == mean, "evaluate counts what dvh counts"
-    bare = replace(case, structures={"Rectum": structures["Rectum"]})
-    ((_, found),) = structure_doses(from_case(bare))
+        assert _value(rows, "Rectum", "mean_true") == pytest.approx(mean), "evaluate counts what dvh counts"
+    (found,) = [item for name, item in structure_doses(from_case(bare)) if name == "Rectum"]
     assert found.known_percent == 100.0 and found.ascending_gy.min() == 0.0
 
 

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from mtl_med.errors import CaseError, GeometryError
 from mtl_med.geometry import lps_from_ras, reorient
 from mtl_med.io.dicom_series import CtSeries, read_ct_series
+from mtl_med.io.dicom_slices import lay_out
 
 ORIENTATIONS = {
     "HFS": (1, 0, 0, 0, 1, 0),
@@ -226,6 +227,21 @@ def test_rounded_positions_pass(tmp_path: Path, ct_maker) -> None:
     offsets = np.round(1.25 * np.arange(SLICES) + 1e-9, 1)
     series = read_ct_series(ct_maker.series(tmp_path, ct_maker.volume(noise(), offsets=offsets)))
     assert series.grid.spacing_mm[2] == pytest.approx(1.25, abs=0.02)
+
+
+@pytest.mark.parametrize("pitch", [0.625, 0.977, 1.172, 1.25, 2.5])
+def test_positions_rounded_to_a_tenth_of_a_mm_pass_wherever_they_start(pitch: float) -> None:
+    axes = np.eye(3)
+    for start in np.arange(0, 1, 0.037):
+        heights = np.round(start + pitch * np.arange(60), 1)
+        positions = np.stack([0 * heights, 0 * heights, heights], axis=1)
+        found = lay_out(positions, axes, (1.0, 1.0), (4, 4), thickness=None, resample=False)
+        assert found.below is None
+        assert found.grid.spacing_mm[2] == pytest.approx(pitch, abs=0.1 / 59)
+        planes = found.grid.affine[2, 3] + found.grid.affine[2, 2] * np.arange(60)
+        assert np.abs(planes - heights).max() <= 0.06
+        with pytest.raises(GeometryError, match="missing or unevenly spaced"):
+            lay_out(np.delete(positions, 30, axis=0), axes, (1.0, 1.0), (4, 4), thickness=None, resample=False)
 
 
 @pytest.mark.parametrize("move", [(0.2, 0, 0), (0, -3, 0), (0, 0, 0.2)], ids=str)

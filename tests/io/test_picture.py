@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mtl_med.errors import CaseError
-from mtl_med.io.picture import encode_png, fit_mask, read_picture, read_picture_mask, read_png
+from mtl_med.io.picture import encode_png, fit_mask, orientation, read_picture, read_picture_mask, read_png
 
 RNG = np.random.default_rng(5)
 COLOURS = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -84,6 +84,26 @@ def test_grey_alpha_and_16_bits_are_told(tmp_path):
         remarks: list[str] = []
         np.testing.assert_array_equal(read_picture(path, remarks), expected)
         assert len(remarks) == 1 and word in remarks[0]
+
+
+@pytest.mark.parametrize("stored", [0, 9, 65535])
+def test_an_exif_orientation_that_means_nothing_is_none(tmp_path, stored):
+    exif = Image.Exif()
+    exif[0x0112] = stored
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOURS).save(path, exif=exif)
+    remarks: list[str] = []
+    assert read_picture(path, remarks).shape == COLOURS.shape and remarks == []
+    assert orientation(path) == 1
+
+
+def test_a_damaged_exif_block_turns_nothing(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOURS).save(
+        path, exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x02\x00\x00\x00\x02up\x00\x00"
+    )
+    remarks: list[str] = []
+    assert read_picture(path, remarks).shape == COLOURS.shape and remarks == []
 
 
 def test_colours_of_16_bits_are_told(tmp_path):

@@ -315,6 +315,13 @@ class TestStructures:
         assert sum(roi.skipped.get("ROI number not unique", 0) for roi in found.rois) == 20
         assert any("'PTV' is left empty" in note for note in found.notes)
 
+    def test_a_second_item_without_contours_takes_none_away(self, read: Callable[[Dataset], StructureSet]) -> None:
+        ds = structure_set("Bladder", "Rectum")
+        empty = Dataset()
+        empty.ReferencedROINumber = 1
+        ds.ROIContourSequence.append(empty)
+        assert [len(roi.contours) for roi in read(ds).rois] == [10, 10]
+
     @pytest.mark.parametrize("text", ["", "one"])
     def test_unreadable_number(self, read: Callable[[Dataset], StructureSet], text: str) -> None:
         ds = structure_set("Bladder", "Rectum")

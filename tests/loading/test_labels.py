@@ -79,10 +79,13 @@ def test_nothing_is_hidden_unless_asked_for() -> None:
     ("fractions", "message"),
     [
         ({"sit": 0.5}, "hidden labels of the unknown task 'sit'. Did you mean site"),
-        ({"site": 50}, "50 of the labels of task 'site' cannot be hidden. Give 0 to 1"),
+        ({"site": 50}, "50.0 of the labels of task 'site' cannot be hidden. Give 0 to 1"),
+        ({"site": "half"}, "hidden_labels of task 'site' is 'half', expected a number. Give 0 to 1"),
+        ("half", "hidden_labels is 'half'. Give a part for each task"),
+        (0.5, "hidden_labels is 0.5. Give a part for each task"),
     ],
 )
-def test_what_cannot_be_hidden(fractions: dict, message: str) -> None:
+def test_what_cannot_be_hidden(fractions: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         hide_labels(made_up(3), fractions)
 
@@ -92,6 +95,8 @@ def test_only_labelled() -> None:
     assert {item["id"] for item in only_labelled(items, "site")} == known(items)
     assert only_labelled(items, None) == only_labelled(items, []) == items
     assert only_labelled(items, ["site", "lesion"]) == only_labelled(items, "site")
+    with pytest.raises(UsageError, match="labelled_only is 5. Give names of tasks"):
+        only_labelled(items, 5)
     with pytest.raises(NothingFoundError, match="no case has labels of site"):
         only_labelled(hide_labels(items, {"site": 1.0}), "site")
 

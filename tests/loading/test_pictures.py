@@ -317,6 +317,8 @@ def test_a_frame_is_dark_at_the_corners_and_leaves_the_middle() -> None:
         ({"strength": -1}, "strength is -1. Give 0 to 3"),
         ({"hair": 20}, "hair is 20. Give 0 to 1"),
         ({"frame": 1.5}, "frame is 1.5. Give 0 to 1"),
+        ({"strength": "strong"}, "strength is 'strong', expected a number. Give 0 to 3"),
+        ({"hair": "yes"}, "hair is 'yes', expected a number. Give 0 to 1"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict, message: str) -> None:

@@ -149,12 +149,15 @@ def test_a_zoomed_box_lies_inside_and_fills_the_size() -> None:
         (lambda: volume_inference_transforms("rgb", SIZE), "whole volumes are made of inputs 'ct', not 'rgb'"),
         (lambda: volume_inference_transforms("ct", SIZE, window_hu=(400, -1000)), "Give the lower HU, then the higher"),
         (lambda: volume_training_transforms(TASKS, "ct", SIZE, zoom=1.0), "zoom is 1.0. Give a part of each side"),
+        (lambda: volume_training_transforms(TASKS, "ct", SIZE, zoom="x"), "zoom is 'x', expected a number"),
+        (lambda: volume_inference_transforms("ct", SIZE, window_hu=400), "window_hu is 400, expected 2 numbers"),
+        (lambda: volume_inference_transforms("ct", SIZE, window_hu=[1, 2, 3]), "window_hu is .*, expected 2 numbers"),
         (
             lambda: volume_training_transforms(as_tasks({"oar": {"kind": "segmentation"}}), "ct", SIZE),
             "task 'oar' is pixel-level, and volumes are resized here. Use training_transforms",
         ),
     ],
-    ids=range(5),
+    ids=range(8),
 )
 def test_what_cannot_be_meant_is_refused(call, message: str) -> None:
     with pytest.raises(UsageError, match=message):

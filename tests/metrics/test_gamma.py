@@ -88,6 +88,11 @@ def test_gamma_is_capped_and_the_cutoff_leaves_voxels_out():
     assert "interpolation scipy" in told or "interpolation pymedphys" in told
 
 
+def test_a_random_subset_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="random_subset is 0, expected more than 0"):
+        GammaOptions(random_subset=0)
+
+
 def test_a_mask_and_a_random_subset_choose_the_voxels():
     reference, evaluated = _ramp(), _ramp(0.5)
     masked = gamma_index(reference, GRID, evaluated, GRID, mask=MASK)

@@ -23,7 +23,7 @@ from mtl_med.prep.assemble import KnownDose, assemble
 from mtl_med.prep.dicom_link import link
 from mtl_med.prep.dicom_scan import scan_folder
 from mtl_med.prep.dicom_source import DicomSource, Namer
-from mtl_med.prep.dicom_structures import Drawn, draw, prescribe, require_same_frame
+from mtl_med.prep.dicom_structures import Drawn, draw, prescribe, require_same_frame, tell_beyond
 from mtl_med.prep.folders import listing
 from mtl_med.prep.identity import Pseudonyms
 from mtl_med.prep.packed_masks import PackedMasks
@@ -207,13 +207,14 @@ def _structures(
         rois,
         matches,
         frame_of_reference=series.frame_of_reference,
-        slice_pitch_mm=series.grid.spacing_mm[2],
+        slice_pitch_mm=series.grid.spacing_mm[2] if series.even else None,
         options=options,
         where=source.rtstruct,
     )
     drawn = drawing(native, masks)
     if coverage is not None:
         drawing(series.grid, coverage)
+        tell_beyond(drawn, coverage)
     notes = _renamed(structures.notes, rois, matches) if hide else structures.notes
     drawn.sop_uid = structures.sop_uid
     drawn.remarks[:0] = [*notes, *(match.remark for match in matches if match.remark)]

@@ -13,6 +13,7 @@ from pydicom import Dataset, dcmread
 from mtl_med.dosimetry.inputs import from_case
 from mtl_med.errors import CaseError, GeometryError
 from mtl_med.io.nifti import read_nifti
+from mtl_med.manifest import Case
 from mtl_med.prep.convert import Job, prepare_case, read_quality
 from mtl_med.prep.raw import RawCase
 from mtl_med.prep.readers.dicom_rt import read, scan
@@ -145,6 +146,35 @@ def test_on_the_grid_of_the_dose_a_target_that_leaves_it_needs_the_users_word_to
     assert not read_only(study.folder, with_options(allow_partial_dose=True)).kept_percent, "the grid of the CT"
 
 
+def test_a_slice_that_a_structure_leaves_out_stays_empty_and_is_told(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    """Three contours on every second slice are no reason to believe that slices were twice as thick."""
+    study = made_study(slices=9).ct()
+    rois = study.usual_rois()
+    rois["Bladder"] = ("ORGAN", study.box((2.5, 4.5), (2.5, 5.5), (1, 7))[::2])
+    study.rtstruct(rois).rtdose()
+    case = read_only(study.folder, with_options())
+    drawn = np.flatnonzero(case.masks["Bladder"].any(axis=(0, 1)))
+    assert drawn.tolist() == [1, 3, 5, 7]
+    assert any(remark.startswith("Bladder: no contour on 3 slices in 3 gaps between") for remark in case.remarks)
+    case = read_only(study.folder, with_options(interpolate_gaps=True))
+    assert np.flatnonzero(case.masks["Bladder"].any(axis=(0, 1))).tolist() == list(range(1, 8))
+
+
+def test_a_structure_that_the_dose_grid_does_not_reach_is_not_called_empty(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    study = made_study(slices=8).ct()
+    rois = study.usual_rois()
+    rois["Liver"] = ("ORGAN", study.box((2.5, 4.5), (2.5, 5.5), (6, 7)))
+    study.rtstruct(rois, refer="series")
+    study.variant(slices=5).rtdose()
+    case = read_only(study.folder, with_options(grid="dose"))
+    assert "Liver is cut: the dose grid covers 0 % of it" in case.remarks
+    assert not any("no voxel centre" in remark for remark in case.remarks)
+
+
 def test_a_target_beside_the_dose_is_refused_on_every_grid(made_study: MadeStudy, with_options: Options) -> None:
     study = made_study().ct().rtstruct(refer="series")
     study.variant(slices=2, position=tuple(study.point(0, 0, 5))).rtdose()
@@ -185,28 +215,31 @@ def test_without_external_contour_the_dose_counts_within_the_body(made_study: Ma
 def test_what_is_stored_says_that_dose_beyond_its_grid_is_unknown(
     made_study: MadeStudy, with_options: Options, tmp_path: Path
 ) -> None:
-    """Whether or not somebody drew the patient's outline: `mtl-med dvh` and `evaluate` go by it."""
+    """Whether or not somebody drew the patient's outline, and also where it is 0: `dvh` and `evaluate` go by it."""
     study = made_study().ct()
     rois = study.usual_rois()
     study.rtstruct({name: rois[name] for name in ("Bladder", "PTV_7000")}, refer="series")
     grid = dose_grid(study)
-    grid.rtdose(np.full((grid.slices, grid.rows, grid.columns), 60.0))
+    dose = np.full((grid.slices, grid.rows, grid.columns), 60.0)
+    dose[:, :, : grid.columns // 2] = 0
+    grid.rtdose(dose)
     recipe = with_options(allow_partial_dose=True)
     (source,) = scan(study.folder, recipe)
     (tmp_path / "cases").mkdir()
     case, _ = prepare_case(recipe, tmp_path / "cases", False, Job(source, "fit"))
-    assert case.dose_unknown_outside and not case.names("external")
-    stored = {key: read_nifti(case.path(key), np.float32)[0] for key in ("dose", "mask_dose")}
-    known = known_dose(case, stored.__getitem__)
+    assert case.dose_grid is not None and not case.names("external")
+    case = Case.read(case.folder)
+    stored = read_nifti(case.path("dose"), np.float32)[0]
+    known = known_dose(case)
     assert known is not None and 0 < known.sum() < known.size
-    assert np.array_equal(known, stored["dose"] > 0)
+    assert not stored[~known].any() and 0 < np.count_nonzero(stored[known] == 0) < known.sum()
     found = from_case(case)
     covered = read_quality(case).measures
     for name in ("Bladder", "PTV_7000"):
         inside = read_nifti(case.path(f"structures/{name}"), np.uint8)[0] > 0
         assert np.array_equal(found.known[inside], known[inside])
-    if (read_nifti(case.path("structures/PTV_7000"), np.uint8)[0] > 0)[known].any():
-        assert covered["PTV_7000.D95_gy"] == pytest.approx(60), "of what is known, and not of zeros"
+    doses = stored[(read_nifti(case.path("structures/PTV_7000"), np.uint8)[0] > 0) & known]
+    assert covered["PTV_7000.D95_gy"] == pytest.approx(np.percentile(doses, 5)), "of all that is known, and no more"
 
 
 def test_ct_alone_and_ct_without_dose(made_study: MadeStudy, with_options: Options) -> None:

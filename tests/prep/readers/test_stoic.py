@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,6 +334,19 @@ def test_equal_volumes_are_told_and_their_patients_stay_together(
     found = stoic.read(sources["1"], coarse)
     assert expected in found.remarks
     assert found.group == stoic.read(sources["2"], coarse).group == "1", "they are drawn together, too"
+
+
+def test_a_twin_that_arrives_later_changes_the_case_that_was_finished(
+    chest: ChestPhantom, coarse: Recipe, tmp_path: Path
+) -> None:
+    table = "PatientID,probCOVID,probSevere\n1,1,0\n2,0,0\n"
+    write_raw(tmp_path / "raw", {"1.mha": packed(chest)}, table)
+    assert prepare(coarse, tmp_path / "raw", tmp_path / "study").converted == ["1"]
+    shutil.copy(tmp_path / "raw" / "data" / "mha" / "1.mha", tmp_path / "raw" / "data" / "mha" / "2.mha")
+    assert prepare(coarse, tmp_path / "raw", tmp_path / "study").converted == ["1", "2"]
+    first, second = Manifest.read(tmp_path / "study").cases
+    assert first.group == second.group == "1" and any("byte by byte" in note for note in first.notes)
+    assert prepare(coarse, tmp_path / "raw", tmp_path / "study").converted == []
 
 
 FOLDERS = {
