@@ -24,6 +24,7 @@ from mtl_med.metrics.dose import CONVENTIONS
 from mtl_med.metrics.dvh import DvhMetric, StructureDoses, dvh_curve
 from mtl_med.metrics.rows import Row, write_rows
 from mtl_med.parallel import map_cases
+from mtl_med.prep.command import DOSES
 
 __all__ = ["add_arguments", "find_cases", "run"]
 
@@ -37,6 +38,8 @@ def find_cases(
     structures: Sequence[Path] = (),
     ct: Path | None = None,
     options: Options | None = None,
+    doses: Sequence[str] = (),
+    force: bool = False,
 ) -> dict[str, Callable[[], DoseCase]]:
     """Name of each case -> what reads it.
 
@@ -46,6 +49,8 @@ def find_cases(
         structures: an RTSTRUCT, a segmentation, NIfTI files, or folders of these.
         ct: folder of the CT that an RTSTRUCT was drawn on.
         options: how they are read.
+        doses: kinds of dose to take beside plan and beam doses, as in `ReaderOptions`; for DICOM.
+        force: go on where structures or dose name another frame of reference; for DICOM.
 
     Raises:
         UsageError: no source, or options that do not fit it.
@@ -57,9 +62,14 @@ def find_cases(
             raise UsageError(
                 "no dose and structures", fix="Give a study, a case or a DICOM folder, or --dose and --structures"
             )
-        return {dose_files.case_name(dose): partial(dose_files.from_files, dose, tuple(structures), ct, options)}
+        load = partial(dose_files.from_files, dose, tuple(structures), ct, options, doses, force)
+        return {dose_files.case_name(dose): load}
     if structures or ct:
         raise UsageError("--structures and --ct go with --dose, without a study or DICOM folder", where=source)
+    study = (source / "case.json").is_file() or (source / "manifest.json").is_file()
+    if study and (doses or force):
+        fix = "Leave them out, or give them to `mtl-med prep`"
+        raise UsageError("--doses and --force are for DICOM files: a study has its dose", where=source, fix=fix)
     if (source / "case.json").is_file():
         case = Case.read(source)
         return {case.id: partial(from_case, case, dose, options)}
@@ -67,7 +77,7 @@ def find_cases(
         raise UsageError("--dose replaces the dose of one case", where=source, fix="Give the folder of that case")
     if (source / "manifest.json").is_file():
         return {case.id: partial(from_case, case, None, options) for case in Manifest.read(source)}
-    return dose_files.from_dicom_folder(source, options)
+    return dose_files.from_dicom_folder(source, options, doses, force)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", default="", metavar="GRID", help=about)
     about = "interpolate a dose that lies on another grid than the masks"
     parser.add_argument("--resample", action="store_true", help=about)
+    about = f"doses to take beside those of one plan: {', '.join(DOSES)} (PLAN_SUM adds the doses of several plans)"
+    parser.add_argument("--doses", nargs="+", default=[], choices=DOSES, metavar="KIND", help=about)
+    about = "go on where structures or dose belong to another frame of reference"
+    parser.add_argument("--force", action="store_true", help=about)
     about = "read off each DVH too, such as D1cc V20Gy V20Gy[cc] D95%%[%%]"
     parser.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help=about)
     about = f"clinical goals to judge: {', '.join(preset_names())}, or a JSON file like those"
@@ -111,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fractions is not None and args.fractions < 1:
         raise UsageError(f"--fractions is {args.fractions}, expected 1 or more")
     options = Options(args.grid, args.resample)
-    cases = find_cases(args.source, args.dose, args.structures, args.ct, options)
+    cases = find_cases(args.source, args.dose, args.structures, args.ct, options, args.doses, args.force)
     judge = partial(_judge, metrics, prescriptions, args.fractions, args.convention, preset, bool(args.curves))
     outcomes = list(map_cases(judge, list(cases.values()), label="dvh"))
     rows = [row for outcome in outcomes for row in (outcome.value[0] if outcome.value else ())]

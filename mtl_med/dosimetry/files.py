@@ -36,7 +36,14 @@ def case_name(path: Path) -> str:
     return safe_name(name)
 
 
-def from_files(dose: Path, structures: Sequence[Path], ct: Path | None, options: Options) -> DoseCase:
+def from_files(
+    dose: Path,
+    structures: Sequence[Path],
+    ct: Path | None,
+    options: Options,
+    doses: Sequence[str] = (),
+    force: bool = False,
+) -> DoseCase:
     """A dose file and structure files.
 
     Args:
@@ -44,6 +51,8 @@ def from_files(dose: Path, structures: Sequence[Path], ct: Path | None, options:
         structures: one RTSTRUCT, or NIfTI files, segmentations and folders of these.
         ct: folder of the CT that the RTSTRUCT was drawn on.
         options: how they are read.
+        doses: as in `ReaderOptions`; with a CT.
+        force: as in `ReaderOptions`; with an RTSTRUCT.
 
     Raises:
         CaseError: a file cannot be used, or they do not belong together.
@@ -59,10 +68,19 @@ def from_files(dose: Path, structures: Sequence[Path], ct: Path | None, options:
     if voxels:
         if ct or options.grid:
             raise UsageError("--ct and --grid are for an RTSTRUCT: voxel masks have a grid")
+        if doses or force:
+            what = "--doses and --force are for an RTSTRUCT: voxel masks name no plan and no frame of reference"
+            raise UsageError(what, fix="Leave them out")
         return _from_masks(dose, voxels, options)
     if len(structures) != 1:
         raise UsageError(f"{len(structures)} RTSTRUCT files, expected one", fix="Give one with --structures")
-    return _from_ct(dose, structures[0], ct, options) if ct else _from_contours(dose, structures[0], options)
+    if ct:
+        return _from_ct(dose, structures[0], ct, options, doses, force)
+    if doses:
+        raise UsageError(
+            "--doses goes with --ct or a DICOM folder: a single dose is taken as it is", fix="Leave it out"
+        )
+    return _from_contours(dose, structures[0], options, force)
 
 
 def _from_masks(dose: Path, paths: Sequence[Path], options: Options) -> DoseCase:
@@ -124,7 +142,7 @@ def _masks_of(path: Path) -> list[tuple[str, NDArray[np.bool_], Grid]]:
     return [(f"{name}_{label}", voxels == label, grid) for label in labels]
 
 
-def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
+def _from_contours(dose: Path, rtstruct: Path, options: Options, force: bool) -> DoseCase:
     """An RTSTRUCT drawn on the grid of the dose, or on one of a wanted spacing over it.
 
     The grid goes on as far as the structures do: what of them lies beyond the dose counts as unknown and not as cut.
@@ -138,7 +156,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
     if options.grid == "ct":
         raise UsageError("--grid ct needs the CT", fix="Give its folder with --ct")
     structures = read_rtstruct(rtstruct)
-    frame = _same_frame(dose, structures.frame_of_reference, rtstruct)
+    frame = "" if force else _same_frame(dose, structures.frame_of_reference, rtstruct)
     values, own, notes = read_any_dose(dose)
     values, own = reorient(values, own)
     grid = own if options.grid in ("", "dose") else spacing_grid(own, _spacing(options.grid))
@@ -154,7 +172,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options) -> DoseCase:
         masks,
         frame_of_reference=frame,
         slice_pitch_mm=_drawn_pitch_mm([roi.contours for roi in structures.rois], own),
-        options=ReaderOptions(),
+        options=ReaderOptions(force=force),
         where=rtstruct,
     )
     stored, remarks = _stored(dose, {number: name for name, number in drawn.numbers.items()}, structures.sop_uid)
@@ -213,7 +231,7 @@ def _same_frame(dose: Path, frame: str, rtstruct: Path) -> str:
             "the structures belong to another frame of reference than the dose",
             where=rtstruct,
             why="Where they lie in this dose is unknown",
-            fix="Take the RTSTRUCT that this dose was planned on",
+            fix="Take the RTSTRUCT that this dose was planned on, or pass --force if both are known to agree",
         )
     return frame if other else ""
 
@@ -225,7 +243,7 @@ def _spacing(text: str) -> float:
         raise UsageError(f"--grid is '{text}', expected ct, dose or a spacing in mm", fix="Such as --grid 1") from None
 
 
-def _from_ct(dose: Path, rtstruct: Path, ct: Path, options: Options) -> DoseCase:
+def _from_ct(dose: Path, rtstruct: Path, ct: Path, options: Options, doses: Sequence[str], force: bool) -> DoseCase:
     """An RTSTRUCT drawn on the CT that it names, and the dose interpolated onto it, as preparation does it."""
     from mtl_med.io.rtstruct import read_rtstruct
     from mtl_med.prep.dicom_scan import scan_folder
@@ -252,11 +270,19 @@ def _from_ct(dose: Path, rtstruct: Path, ct: Path, options: Options) -> DoseCase
         rtstruct=rtstruct,
         doses=(dose,),
     )
-    return _from_source(source, options)
+    return _from_source(source, options, doses, force)
 
 
-def from_dicom_folder(folder: Path, options: Options) -> dict[str, Callable[[], DoseCase]]:
+def from_dicom_folder(
+    folder: Path, options: Options, doses: Sequence[str] = (), force: bool = False
+) -> dict[str, Callable[[], DoseCase]]:
     """Cases of a folder of CT, RTSTRUCT, RTPLAN and RTDOSE files, linked as preparation does it.
+
+    Args:
+        folder: the folder.
+        options: how it is read.
+        doses: as in `ReaderOptions`.
+        force: as in `ReaderOptions`.
 
     Raises:
         NothingFoundError: it holds no such files.
@@ -265,24 +291,28 @@ def from_dicom_folder(folder: Path, options: Options) -> dict[str, Callable[[], 
     from mtl_med.prep.recipe import load_recipe
 
     found = dicom_rt.scan(folder, load_recipe("dicom_rt"))
-    return {source.id: partial(_from_source, source, options) for source in found}
+    return {source.id: partial(_from_source, source, options, doses, force) for source in found}
 
 
-def _from_source(source: Source, options: Options) -> DoseCase:
+def _from_source(source: Source, options: Options, doses: Sequence[str], force: bool) -> DoseCase:
     from mtl_med.prep.dicom_source import DicomSource
     from mtl_med.prep.readers import dicom_rt
     from mtl_med.prep.recipe import ReaderOptions, load_recipe
 
     grid = options.grid or "ct"
     reader_options = ReaderOptions(
-        grid=grid if grid in ("ct", "dose") else _spacing(grid), allow_partial_dose=True, resample=options.resample
+        grid=grid if grid in ("ct", "dose") else _spacing(grid),
+        allow_partial_dose=True,
+        resample=options.resample,
+        doses=tuple(doses),
+        force=force,
     )
     if source.fault:
         raise CaseError(source.fault, where=source.id)
     raw = dicom_rt.read(source, load_recipe("dicom_rt").with_options(reader_options))
-    doses = source.doses if isinstance(source, DicomSource) else ()
+    paths = source.doses if isinstance(source, DicomSource) else ()
     rtstruct = source.rtstruct if isinstance(source, DicomSource) else None
-    stored, remarks = _stored(doses[0], *_numbers(rtstruct, raw)) if len(doses) == 1 and rtstruct else ({}, ())
+    stored, remarks = _stored(paths[0], *_numbers(rtstruct, raw)) if len(paths) == 1 and rtstruct else ({}, ())
     return _from_raw(raw, stored, remarks)
 
 

@@ -26,7 +26,7 @@ from mtl_med.io.dicom_attributes import whole_number
 from mtl_med.io.dicom_items import items, term, text, whole
 from mtl_med.io.rtdose_frames import ascending_planes, plane_offsets_mm
 
-__all__ = ["DoseHeader", "RtDose", "read_dose_header", "read_rtdose"]
+__all__ = ["DoseHeader", "RtDose", "read_dose_header", "read_rtdose", "require_frame"]
 
 MOST_FRAMES = 10_000
 USUAL_GY = (0.5, 150.0)
@@ -109,13 +109,8 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     path = Path(path)
     ds = read_dataset(path)
     header = _header(ds, path)
-    if frame_of_reference is not None and header.frame_of_reference not in ("", frame_of_reference):
-        raise CaseError(
-            "the dose belongs to another frame of reference than the CT",
-            where=path,
-            why="Where it lies in this CT is unknown",
-            fix="Take the dose that was planned on this CT, or pass --force if both are known to agree",
-        )
+    if frame_of_reference is not None:
+        require_frame(header, frame_of_reference)
     scaling = number(ds, "DoseGridScaling", path)
     if not scaling > 0:
         raise CaseError(f"DoseGridScaling is {scaling:g}, expected more than 0", where=path, fix="Export it again")
@@ -132,6 +127,21 @@ def read_rtdose(path: str | Path, *, frame_of_reference: str | None = None) -> R
     dose_gy = planes.transpose(2, 1, 0)
     fields = vars(header) | {"notes": (*notes, *filter(None, [note]))}
     return RtDose(**fields, dose_gy=dose_gy, grid=Grid(dose_gy.shape, affine))
+
+
+def require_frame(header: DoseHeader, frame_of_reference: str) -> None:
+    """Refuse a dose of another frame of reference than the CT's; a dose that names none is no contradiction.
+
+    Raises:
+        CaseError: it is of another one.
+    """
+    if header.frame_of_reference not in ("", frame_of_reference):
+        raise CaseError(
+            "the dose belongs to another frame of reference than the CT",
+            where=header.path,
+            why="Where it lies in this CT is unknown",
+            fix="Take the dose that was planned on this CT, or pass --force if both are known to agree",
+        )
 
 
 def _header(ds: Dataset, path: Path) -> DoseHeader:

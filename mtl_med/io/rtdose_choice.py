@@ -6,11 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mtl_med.errors import CaseError
-from mtl_med.geometry import require_same_grid
 from mtl_med.io.rtdose import DoseHeader, RtDose, read_rtdose
+from mtl_med.io.rtdose_sum import DoseSum
 from mtl_med.io.rtplan import RtPlan
 
 __all__ = ["ALLOWANCES", "DosePick", "choose_dose", "pick_doses", "sum_doses"]
@@ -55,7 +53,7 @@ def choose_dose(
 
     Raises:
         CaseError: as `pick_doses` and `read_rtdose`.
-        GeometryError: doses to be added lie on different grids.
+        GeometryError: the grids of doses to be added do not overlap.
     """
     pick = pick_doses(doses, plan, allow=allow)
     read = (dose if isinstance(dose, RtDose) else _read(dose.path, frame_of_reference) for dose in pick.doses)
@@ -166,7 +164,11 @@ def _why_not(kind: str, doses: list[DoseHeader], plan: RtPlan | None, allow: Col
             return reason
     if len(doses) > 1:
         plans = len({dose.plan_uids for dose in doses})
-        fix = "Keep one plan, or pass --doses PLAN_SUM to add them" if plans > 1 else "Keep the one that is meant"
+        fix = (
+            "Keep the dose of one plan, or pass --doses PLAN_SUM to add them"
+            if plans > 1
+            else "Keep the one that is meant"
+        )
         raise _ambiguous(kind, doses, f"they belong to {plans} plans" if plans > 1 else "", fix)
     return ""
 
@@ -220,7 +222,7 @@ def _notes(kind: str, used: list[DoseHeader], candidates: list[DoseHeader]) -> l
 
 
 def sum_doses(doses: Iterable[RtDose], *, notes: Sequence[str] = ()) -> RtDose:
-    """The sum of doses on one grid; a single dose comes back with nothing but the notes added.
+    """The sum of doses, as `DoseSum` makes it; a single dose comes back with nothing but the notes added.
 
     Args:
         doses: read one after the other, so that a generator keeps memory low.
@@ -228,13 +230,14 @@ def sum_doses(doses: Iterable[RtDose], *, notes: Sequence[str] = ()) -> RtDose:
 
     Raises:
         CaseError: no dose, or doses of different type or frame of reference.
-        GeometryError: their grids differ.
+        GeometryError: their grids do not overlap.
     """
     iterator: Iterator[RtDose] = iter(doses)
     first = next(iterator, None)
     if first is None:
         raise CaseError("there is no dose to add up", fix="Export the dose")
-    total = first.dose_gy
+    total = DoseSum()
+    total.add(first.dose_gy, first.grid)
     used: list[DoseHeader] = [first]
     for dose in iterator:
         if (dose.dose_type, dose.frame_of_reference) != (first.dose_type, first.frame_of_reference):
@@ -243,11 +246,11 @@ def sum_doses(doses: Iterable[RtDose], *, notes: Sequence[str] = ()) -> RtDose:
                 where=_where([first, dose]),
                 fix="Export them again, for one CT",
             )
-        require_same_grid(first.grid, dose.grid, where=_where([first, dose]))
-        total = np.add(total, dose.dose_gy, out=total if len(used) > 1 else None)
+        total.add(dose.dose_gy, dose.grid)
         used.append(_without_voxels(dose))
+    dose_gy, grid, told = total.total(_where(used))
     own = dict.fromkeys(note for dose in used for note in dose.notes)
-    fields = vars(first) | {"dose_gy": total, "notes": (*notes, *own)}
+    fields = vars(first) | {"dose_gy": dose_gy, "grid": grid, "notes": (*notes, *told, *own)}
     if len(used) > 1:
         plans = tuple(dict.fromkeys(uid for dose in used for uid in dose.plan_uids))
         beams = tuple(beam for dose in used for beam in dose.beams)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED
+from mtl_med.prep.dicom_refusal import refusal
+from mtl_med.prep.dicom_source import DicomSource
 from mtl_med.prep.engine import find_sources
 from mtl_med.prep.names import NameTable
 from mtl_med.prep.raw import Source
@@ -48,19 +50,25 @@ def check_sources(recipe: Recipe, source: str | Path, limit: int | None = None) 
     sources = find_sources(recipe, Path(source).resolve(), limit)
     splits = assign_splits(sources, recipe.fractions, recipe.split_seed)
     table = NameTable.load(recipe.names, recipe.options.table) if recipe.names else None
-    lines = [line for item in sources for line in _told(item, splits[item.id], recipe, table)]
-    faults = sum(bool(item.fault) for item in sources)
+    found = {item.id: _fault(item, recipe) for item in sources}
+    lines = [line for item in sources for line in _told(item, found[item.id], splits[item.id], recipe, table)]
+    faults = sum(map(bool, found.values()))
     lines.append(f"{len(sources)} cases, {faults} of which cannot be converted; nothing was written")
     return Check(tuple(lines), len(sources), faults)
 
 
-def _told(source: Source, split: str, recipe: Recipe, table: NameTable | None) -> Iterator[str]:
+def _fault(source: Source, recipe: Recipe) -> str:
+    """Why a case cannot be converted as it is; "" where nothing is known against it."""
+    return refusal(source, recipe.options) if isinstance(source, DicomSource) else source.fault
+
+
+def _told(source: Source, fault: str, split: str, recipe: Recipe, table: NameTable | None) -> Iterator[str]:
     yield f"{source.id} ({split})"
     for heading, sentences in source.account.items():
         for sentence in sentences:
             yield f"  {heading}: {sentence}"
-    if source.fault:
-        yield f"  cannot be converted: {source.fault}"
+    if fault:
+        yield f"  cannot be converted: {fault}"
     unknown = unknown_names(source, recipe, table) if table else []
     if unknown and recipe.options.key is None:
         yield f"  names not known: {', '.join(unknown)}"

@@ -2,7 +2,8 @@
 
 An RTSTRUCT belongs to the CT series that it refers to, an RTPLAN to its RTSTRUCT, an RTDOSE to its RTPLAN or RTSTRUCT.
 Where what they refer to is not in the folder, the frame of reference decides if it leaves no choice, and the account
-says so. Where more than one answer remains, the case has a fault that lists them: nothing is guessed.
+says so; one that contradicts the only CT there is needs the user's word. Where more than one answer remains, the case
+has a fault that lists them: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["link"]
 
 _BY_FRAME = "its frame of reference, as nothing that it refers to is here"
+_BY_ELIMINATION = "elimination: nothing that it refers to is here, and no other CT of the patient can be meant"
 
 
 @dataclass
@@ -74,9 +76,8 @@ def link(scan: Scan, namer: Namer) -> list[DicomSource]:
     """
     links = _Links(scan)
     for kind in KINDS[1:]:
-        for item in scan.objects:
-            if item.kind == kind:
-                _place(item, links, namer)
+        items = [item for item in scan.objects if item.kind == kind]
+        _place_the_rest([item for item in items if not _place(item, links, namer)], links, namer)
     used = {key for key, group in links.groups.items() if _has_rt(group) or group.faults}
     patients = {key[0] for key in used}
     lost = {patient for patient, items in links.lost.items() if any(item.kind != "RTPLAN" for item in items)}
@@ -90,23 +91,50 @@ def _has_rt(group: _Group) -> bool:
     return bool(group.objects["RTSTRUCT"] or group.objects["RTDOSE"])
 
 
-def _place(item: RtObject, links: _Links, namer: Namer) -> None:
-    """Put an object to its CT, or note why that cannot be done."""
+def _place(item: RtObject, links: _Links, namer: Namer) -> bool:
+    """Put an object to its CT, or note why that cannot be done; False where no CT is known to be its own."""
     keys, how = _candidates(item, links)
-    if not keys:
-        links.lost.setdefault(item.patient, []).append(item)
-        return
-    group = links.groups[keys[0]]
-    if len(keys) > 1:
-        if item.kind != "RTPLAN":
-            told = " or ".join(namer.series(links.groups[key].series) for key in keys)
-            group.faults.append(f"{item.kind} {namer.object(item)} can belong to {len(keys)} CT series: {told}")
-        return
-    links.by_uid.setdefault(item.sop_uid, []).append(keys[0])
-    group.objects[item.kind].append(item)
-    group.how.append(f"{item.kind} by {how}")
-    if item.patient != keys[0][0]:
-        group.conflicts.append(f"{item.kind} {namer.object(item)} and its CT have different PatientIDs")
+    if len(keys) == 1:
+        _put(item, keys[0], how, links)
+        if item.patient != keys[0][0]:
+            told = f"{item.kind} {namer.object(item)} and its CT have different PatientIDs"
+            links.groups[keys[0]].conflicts.append(told)
+    elif keys and item.kind != "RTPLAN":
+        told = " or ".join(namer.series(links.groups[key].series) for key in keys)
+        fault = f"{item.kind} {namer.object(item)} can belong to {len(keys)} CT series: {told}"
+        links.groups[keys[0]].faults.append(fault)
+    return bool(keys)
+
+
+def _put(item: RtObject, key: SeriesKey, how: str, links: _Links) -> None:
+    links.by_uid.setdefault(item.sop_uid, []).append(key)
+    links.groups[key].objects[item.kind].append(item)
+    links.groups[key].how.append(f"{item.kind} by {how}")
+
+
+def _place_the_rest(items: list[RtObject], links: _Links, namer: Namer) -> None:
+    """Put structures and doses that no CT is known of to the only CT that can be meant, if it lacks such an object.
+
+    Where its frame of reference is another one, that is a conflict, which only the user's word overrules.
+    """
+    served = {key for key, group in links.groups.items() if items and group.objects[items[0].kind]}
+    for item in items:
+        key = _only_ct(item, links)
+        if key is None or key in served or item.kind == "RTPLAN":
+            links.lost.setdefault(item.patient, []).append(item)
+            continue
+        _put(item, key, _BY_ELIMINATION, links)
+        group = links.groups[key]
+        if item.frame_uids and group.series.frame_uids:
+            told = f"{item.kind} {namer.object(item)} belongs to another frame of reference than the CT"
+            group.conflicts.append(told)
+
+
+def _only_ct(item: RtObject, links: _Links) -> SeriesKey | None:
+    """The only CT of the object's patient, or the only one that has structures."""
+    mine = links.of_patient.get(item.patient, [])
+    planned = [key for key in mine if links.groups[key].objects["RTSTRUCT"]]
+    return next((keys[0] for keys in (mine, planned) if len(keys) == 1), None)
 
 
 def _candidates(item: RtObject, links: _Links) -> tuple[list[SeriesKey], str]:
@@ -160,7 +188,10 @@ def _source(group: _Group, links: _Links, scan: Scan, namer: Namer) -> DicomSour
         rtplan=plan.path if plan else None,
         doses=tuple(item.path for item in objects["RTDOSE"]),
         conflict="; ".join(group.conflicts),
-        remarks=(*(how for how in dict.fromkeys(group.how) if how.endswith(_BY_FRAME)), *group.remarks),
+        remarks=(
+            *(how for how in dict.fromkeys(group.how) if how.endswith((_BY_FRAME, _BY_ELIMINATION))),
+            *group.remarks,
+        ),
         root=scan.root,
         identity=tuple(dict.fromkeys([*series.identity, *(text for item in chosen for text in item.identity)])),
     )

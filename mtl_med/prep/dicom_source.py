@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from mtl_med.prep.dicom_scan import CtFiles
     from mtl_med.prep.identity import Pseudonyms
 
-__all__ = ["KINDS", "DicomSource", "Namer"]
+__all__ = ["CONFLICT_FIX", "KINDS", "DicomSource", "Namer"]
 
 KINDS = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
 """Kinds of DICOM objects that a case is made of; each refers to the ones before it."""
+
+CONFLICT_FIX = "Pass --force if they are known to belong together, else take the file out of the folder"
+"""How to go on with a case whose parts may not belong together."""
 
 
 @dataclass(frozen=True)

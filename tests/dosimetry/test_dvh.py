@@ -22,6 +22,9 @@ from mtl_med.io.nifti import read_nifti, write_nifti
 from mtl_med.manifest import Manifest
 from mtl_med.metrics.dose import dose_rows
 from mtl_med.metrics.rows import read_rows
+from mtl_med.phantoms import make_pelvis
+from mtl_med.phantoms.dicom import write_dicom_study
+from mtl_med.phantoms.dicom_style import DicomStyle
 from mtl_med.scoring import Wanted, score_case
 
 GRID = Grid((12, 10, 8), np.diag([2.0, 2.0, 2.5, 1.0]))
@@ -216,6 +219,31 @@ def test_a_dose_of_a_part_of_the_treatment_says_so(dicom_rt_data, tmp_path, caps
     assert "its summation type is BEAM: it may be a part of the treatment" in "".join(capsys.readouterr())
 
 
+@pytest.fixture(scope="module")
+def pelvis():
+    return make_pelvis(5, shape=(32, 32, 16))
+
+
+def test_doses_of_two_plans_are_added_on_request(pelvis, tmp_path, capsys):
+    write_dicom_study(pelvis, tmp_path / "raw", options=DicomStyle(dose="two-plans"))
+    code, told = _fault(capsys, tmp_path / "raw", "--out", tmp_path / "x.csv")
+    assert code == 5 and "2 PLAN doses, expected one" in told and "pass --doses PLAN_SUM" in told
+    code, rows = _dvh(tmp_path / "a.csv", tmp_path / "raw", "--doses", "PLAN_SUM")
+    assert code == 0 and "2 PLAN doses were added up" in capsys.readouterr().out
+    assert _value(rows, "PTV", "mean") > 0
+
+
+def test_another_frame_of_reference_is_passed_by_force_alone(pelvis, tmp_path, capsys):
+    style = DicomStyle(foreign_frames=("rtdose",))
+    write_dicom_study(pelvis, tmp_path / "raw", options=style)
+    (dose,), (structures,) = (list((tmp_path / "raw").rglob(f"*{kind}*")) for kind in ("RD", "RS"))
+    for words in ((tmp_path / "raw",), ("--dose", dose, "--structures", structures)):
+        code, told = _fault(capsys, *words, "--out", tmp_path / "x.csv")
+        assert code == 5 and "another frame of reference" in told and "--force" in told
+        code, rows = _dvh(tmp_path / "a.csv", *words, "--force")
+        assert code == 0 and _value(rows, "PTV", "mean") > 0
+
+
 def _fault(capsys, *words) -> tuple[int, str]:
     code = main(["dvh", *map(str, words)])
     return code, capsys.readouterr().err
@@ -230,6 +258,7 @@ def test_bad_input_gets_one_clear_sentence(files, tiny_study, tmp_path, capsys):
     other = Grid(GRID.shape, np.diag([2.0, 2.0, 2.5, 1.0]) + np.array([[0, 0, 0, 9.0]] + [[0] * 4] * 3))
     write_nifti(tmp_path / "moved.nii.gz", np.full(GRID.shape, 50, np.float32), other)
     (tmp_path / "none").mkdir()
+    (tmp_path / "RS.dcm").touch()
     cases = {
         ("--dose", tmp_path / "nan.nii.gz", "--structures", masks): (5, "not finite in 960 voxels"),
         ("--dose", tmp_path / "minus.nii.gz", "--structures", masks): (5, "negative"),
@@ -246,6 +275,11 @@ def test_bad_input_gets_one_clear_sentence(files, tiny_study, tmp_path, capsys):
         ("--dose", dose, "--structures", masks, "--goals", "prostat"): (2, "Did you mean prostate"),
         ("--dose", dose, "--structures", masks, "--fractions", "0"): (2, "--fractions"),
         ("--dose", dose, "--structures", masks, "--grid", "1"): (5, "voxel masks have a grid"),
+        ("--dose", dose, "--structures", masks, "--force"): (5, "--doses and --force are for an RTSTRUCT"),
+        ("--dose", dose, "--structures", masks, "--doses", "PLAN_SUM"): (5, "--doses and --force are for an RTSTRUCT"),
+        ("--dose", dose, "--structures", tmp_path / "RS.dcm", "--doses", "PLAN_SUM"): (5, "--doses goes with --ct"),
+        (tiny_study, "--force"): (2, "a study has its dose"),
+        (tiny_study / "cases" / "p0", "--doses", "PLAN_SUM"): (2, "a study has its dose"),
         ("--dose", dose): (2, "--structures"),
         (): (2, "--dose and --structures"),
         (tiny_study, "--dose", dose): (2, "folder of that case"),

@@ -174,11 +174,23 @@ def test_physical_and_effective_dose_are_not_mixed():
     assert _names(pick_doses(doses[1:], _plan())) == ["effective"]
 
 
-def test_doses_on_other_grids_types_or_frames_are_not_added():
+def _moved(mm: float) -> Grid:
+    return Grid(GRID.shape, GRID.affine + np.pad([[mm]], ((0, 3), (3, 0))))
+
+
+def test_doses_on_other_grids_are_added_where_all_are_known_and_it_is_told():
+    doses = [_dose("a", gy=1.0), _dose("b", gy=2.0, grid=_moved(0.5), plans=("1.2",))]
+    total = choose_dose(doses, allow=["PLAN_SUM"])
+    assert total.grid.shape == total.dose_gy.shape == (2, 4, 5)
+    np.testing.assert_allclose(total.dose_gy, 3.0)
+    assert total.notes[0] == "2 PLAN doses were added up"
+    assert "the doses lie on 2 grids: they were interpolated linearly onto the finest" in total.notes[1]
+    with pytest.raises(GeometryError, match=r"a\.dcm, b\.dcm: the grids of the doses to be added do not overlap"):
+        sum_doses([doses[0], _dose("b", gy=1.0, grid=_moved(50.0))])
+
+
+def test_doses_of_other_types_or_frames_are_not_added():
     first = _dose("a", gy=1.0)
-    shifted = Grid(GRID.shape, GRID.affine + np.pad([[0.5]], ((0, 3), (3, 0))))
-    with pytest.raises(GeometryError, match="grids differ"):
-        sum_doses([first, _dose("b", gy=1.0, grid=shifted)])
     for changes in ({"dose_type": "EFFECTIVE"}, {"frame_of_reference": "1.8"}):
         with pytest.raises(CaseError, match="cannot be added"):
             sum_doses([first, _dose("b", gy=1.0, **changes)])

@@ -20,9 +20,10 @@ import numpy as np
 from mtl_med.errors import CaseError, GeometryError, MtlMedError
 from mtl_med.geometry import Grid, reorient
 from mtl_med.prep.assemble import KnownDose, assemble
+from mtl_med.prep.dicom_doses import own_plan, read_dose
 from mtl_med.prep.dicom_link import link
 from mtl_med.prep.dicom_scan import scan_folder
-from mtl_med.prep.dicom_source import DicomSource, Namer
+from mtl_med.prep.dicom_source import CONFLICT_FIX, DicomSource, Namer
 from mtl_med.prep.dicom_structures import Drawn, draw, prescribe, require_same_frame, tell_beyond
 from mtl_med.prep.folders import listing
 from mtl_med.prep.identity import Pseudonyms
@@ -94,10 +95,11 @@ def _read(source: DicomSource, recipe: Recipe) -> RawCase:
     options = recipe.options
     redactor = Redactor(source.identity, folders=[source.root]) if options.key is not None else Redactor()
     if source.conflict and not options.force:
-        raise CaseError(source.conflict, where=source.id, fix="Pass --force if they are known to belong together")
+        raise CaseError(source.conflict, where=source.id, fix=CONFLICT_FIX)
     series = _ct(source, options)
     plan = _plan(source)
-    dose = _dose(source, plan, series, options)
+    dose = read_dose(source, plan, options, series.frame_of_reference)
+    plan, told_plan = own_plan(plan, dose)
     native = _grid(series.grid, dose, options, source)
     told = _told_ct(series)
     ct, beyond_percent = place_ct(series.hu, series.grid, native)
@@ -110,6 +112,7 @@ def _read(source: DicomSource, recipe: Recipe) -> RawCase:
         prescribe(drawn, plan.prescriptions, plan.structure_set_uid)
     case = assemble(source.id, ct, masks, drawn.facts, _in_ras(dose), options, coverage)
     notes = [*source.remarks, *series.notes, *(plan.notes if plan else ()), *(dose.notes if dose else ())]
+    notes += [told_plan] if told_plan else []
     if beyond_percent:
         notes.append(f"{beyond_percent:.3g} % of the grid lie beyond the CT and are filled with air")
     case.remarks = [redactor.redact(note) for note in (*notes, *drawn.remarks, *case.remarks)]
@@ -137,28 +140,6 @@ def _plan(source: DicomSource) -> RtPlan | None:
     from mtl_med.io.rtplan import read_rtplan
 
     return read_rtplan(source.rtplan) if source.rtplan else None
-
-
-def _dose(source: DicomSource, plan: RtPlan | None, series: CtSeries, options: ReaderOptions) -> RtDose | None:
-    """The dose of a case: of several the one that counts, or the sum that is complete."""
-    from mtl_med.io.rtdose import read_dose_header
-    from mtl_med.io.rtdose_choice import choose_dose
-
-    headers, refused = [], []
-    for path in source.doses:
-        try:
-            headers.append(read_dose_header(path))
-        except CaseError as error:
-            refused.append(error)
-    if refused and not headers:
-        raise refused[0]
-    if not headers:
-        return None
-    asks = series.frame_of_reference and not options.force
-    dose = choose_dose(
-        headers, plan, allow=options.doses, frame_of_reference=series.frame_of_reference if asks else None
-    )
-    return replace(dose, notes=(*dose.notes, *(f"an RTDOSE was left out: {error.what}" for error in refused)))
 
 
 def _grid(ct: Grid, dose: RtDose | None, options: ReaderOptions, source: DicomSource) -> Grid:

@@ -117,7 +117,42 @@ def test_objects_whose_ct_is_missing_are_a_fault(made_study: MadeStudy) -> None:
     source = only(study)
     assert source.fault == "the CT of RTDOSE and RTSTRUCT is not here: RS1.dcm, RD1.dcm"
     study.variant(series=2, frame=2).ct()
-    assert only(study).fault == source.fault, "another CT of the patient is not theirs"
+    study.variant(series=3, frame=3).ct()
+    assert only(study).fault == source.fault, "none of two other CTs of the patient is theirs"
+
+
+@pytest.mark.parametrize("kind", ["RTSTRUCT", "RTDOSE"])
+def test_another_frame_than_that_of_the_only_ct_needs_the_users_word(made_study: MadeStudy, kind: str) -> None:
+    study = made_study().ct()
+    other = study.variant(frame=2, series=2)
+    if kind == "RTSTRUCT":
+        other.rtstruct()
+    else:
+        study.rtstruct()
+        study.variant(series=3, frame=4).ct()  # another CT of the patient, without structures
+        other.rtdose(plan=9)
+    source = only(study)
+    file = {"RTSTRUCT": "RS1.dcm", "RTDOSE": "RD1.dcm"}[kind]
+    assert source.conflict == f"{kind} {file} belongs to another frame of reference than the CT" and not source.fault
+    assert source.rtstruct and len(source.doses) == (kind == "RTDOSE")
+    told = f"{kind} by elimination: nothing that it refers to is here, and no other CT of the patient can be meant"
+    assert told in source.remarks
+
+
+def test_a_dose_without_a_frame_goes_to_the_only_ct_and_is_told(made_study: MadeStudy) -> None:
+    study = made_study().ct().rtstruct()
+    study.rtdose(plan=9, edit=lambda made: delattr(made, "FrameOfReferenceUID"))
+    source = only(study)
+    assert names(source.doses) == ["RD1.dcm"] and not source.conflict and not source.fault
+    assert any(remark.startswith("RTDOSE by elimination: ") for remark in source.remarks)
+
+
+def test_a_plan_that_refers_to_nothing_here_is_not_taken(made_study: MadeStudy) -> None:
+    study = made_study().ct().rtstruct()
+    study.variant(frame=2).rtplan(structures=9)
+    source = only(study)
+    assert source.rtplan is None and not source.conflict
+    assert "1 RTPLAN of the patient that belongs to no CT here" in source.remarks
 
 
 def test_a_dose_of_another_ct_is_told_beside_a_good_case(made_study: MadeStudy) -> None:

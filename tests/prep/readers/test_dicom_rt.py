@@ -307,6 +307,96 @@ def test_doses_of_two_plans_are_never_summed_silently(made_study: MadeStudy, wit
     assert np.allclose(case.volumes["dose"], 60) and any("2 PLAN doses were added up" in r for r in case.remarks)
 
 
+def test_a_sum_of_plans_has_not_the_prescription_of_one(made_study: MadeStudy, with_options: Options) -> None:
+    """Only the plan of 50 Gy was exported; the dose is 50 + 20 Gy."""
+    study = made_study().ct().rtstruct().rtplan(label=1, prescriptions=[(3, 50.0)], fractions=25)
+    study.rtdose(50.0, plan=1).rtdose(20.0, plan=2, label=2)
+    with pytest.raises(
+        CaseError, match="2 PLAN doses, expected one.*Keep the dose of one plan, or pass --doses PLAN_SUM"
+    ):
+        read_only(study.folder, with_options())
+    case = read_only(study.folder, with_options(doses=("PLAN_SUM",)))
+    assert np.allclose(case.volumes["dose"], 70)
+    assert case.facts["PTV_7000"].prescription_gy == 70 and case.fractions is None, "by its name"
+    told = "neither prescription nor fractions are taken from the RTPLAN: the dose is a sum of plans"
+    assert told in case.remarks
+    (study.folder / "RD2.dcm").unlink()
+    case = read_only(study.folder, with_options())
+    assert case.facts["PTV_7000"].prescription_gy == 50 and case.fractions == 25, "the dose of that plan alone"
+
+
+@pytest.mark.parametrize("plans", [(1, 2), (1,), ()], ids=["both", "the one here", "none"])
+def test_a_sum_that_the_clinic_made_has_not_the_prescription_of_one_plan(
+    made_study: MadeStudy, with_options: Options, plans: tuple[int, ...]
+) -> None:
+    study = made_study().ct().rtstruct().rtplan(label=1, prescriptions=[(3, 50.0)], fractions=25)
+
+    def refer(made: Dataset) -> None:
+        made.ReferencedRTPlanSequence = [Dataset() for _ in plans]
+        for item, plan in zip(made.ReferencedRTPlanSequence, plans, strict=True):
+            item.ReferencedSOPInstanceUID = study.uid(50, plan)
+
+    study.rtdose(70.0, summation="MULTI_PLAN", edit=refer)
+    case = read_only(study.folder, with_options(doses=("MULTI_PLAN",)))
+    assert case.facts["PTV_7000"].prescription_gy == 70 and case.fractions is None
+    assert any("the dose is a sum of plans" in remark for remark in case.remarks)
+
+
+def test_a_dose_that_names_no_plan_has_the_prescription_of_the_only_one(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    study = made_study().ct().rtstruct().rtplan(prescriptions=[(3, 66.0)], fractions=33).rtdose(62.0)
+    case = read_only(study.folder, with_options())
+    assert case.facts["PTV_7000"].prescription_gy == 66 and case.fractions == 33
+
+
+def test_doses_of_two_plans_on_other_grids_are_summed_on_request(made_study: MadeStudy, with_options: Options) -> None:
+    """The boost was calculated on larger voxels, and not in the first slice."""
+    study = made_study().ct().rtstruct().rtplan(label=1).rtplan(label=2).rtdose(40.0, plan=1)
+    fields = {"columns": 8, "rows": 8, "slices": 4, "spacing": (6.0, 5.0), "pitch": 7.0}
+    study.variant(**fields, position=tuple(study.point(-0.5, -0.5, 0.6))).rtdose(20.0, plan=2, label=2)
+    case = read_only(study.folder, with_options(doses=("PLAN_SUM",)))
+    known = case.volumes["dose"] > 0
+    assert np.allclose(case.volumes["dose"][known], 60) and known.any(axis=(0, 1)).tolist() == [False] + [True] * 4 + [
+        False
+    ]
+    assert np.array_equal(case.volumes["mask_dose"] > 0, known & (case.masks["Body"] > 0)), "known where both are"
+    assert case.measures["PTV_7000.dose_coverage_percent"] == 100
+    assert any("interpolated linearly onto the finest, of 3 x 4 x 5 mm" in remark for remark in case.remarks)
+
+
+def test_a_dose_of_another_frame_whose_plan_is_not_here_needs_the_users_word(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    study = made_study().ct().rtstruct()
+    study.rtdose(plan=9, edit=lambda made: setattr(made, "FrameOfReferenceUID", "1.2.99"))
+    with pytest.raises(CaseError, match=r"RTDOSE RD1\.dcm belongs to another frame of reference than the CT.*--force"):
+        read_only(study.folder, with_options())
+    assert np.allclose(read_only(study.folder, with_options(force=True)).volumes["dose"], 60)
+
+
+def test_a_dose_without_a_frame_is_taken_and_told(made_study: MadeStudy, with_options: Options) -> None:
+    study = made_study().ct().rtstruct()
+    study.rtdose(plan=9, edit=lambda made: delattr(made, "FrameOfReferenceUID"))
+    case = read_only(study.folder, with_options())
+    assert np.allclose(case.volumes["dose"], 60)
+    assert "the dose names no frame of reference; it is taken to lie in that of the CT" in case.remarks
+
+
+def test_structures_that_were_made_anonymous_by_themselves_need_the_users_word(
+    made_study: MadeStudy, with_options: Options
+) -> None:
+    """Series and frame have other UIDs than the CT, and so has the dose that refers to these structures."""
+    study = made_study().ct()
+    study.variant(series=7, frame=8).rtstruct().rtdose(structures=1)
+    with pytest.raises(
+        CaseError, match=r"RTSTRUCT RS1\.dcm belongs to another frame of reference than the CT.*--force"
+    ):
+        read_only(study.folder, with_options())
+    case = read_only(study.folder, with_options(force=True))
+    assert int(case.masks["Bladder"].sum()) == 18 and np.allclose(case.volumes["dose"], 60)
+
+
 def test_one_dose_that_cannot_be_used_beside_a_good_one_is_told(made_study: MadeStudy, with_options: Options) -> None:
     study = made_study().ct().rtstruct().rtdose()
     study.rtdose(label=2, edit=lambda made: setattr(made, "DoseUnits", "RELATIVE"))
