@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_med.errors import CaseError, GeometryError
-from mtl_med.geometry import Grid, same_grid
-
-if TYPE_CHECKING:
-    from mtl_med.prep.turning import Box
+from mtl_med.errors import GeometryError
+from mtl_med.geometry import Grid, covered, resample, same_grid
 
 __all__ = ["DoseSum"]
 
@@ -55,27 +52,22 @@ class DoseSum:
         """
         if len(self._grids) == 1:
             return self._sums[0], self._grids[0], ()
-        from mtl_med.prep.target_grid import place_dose
-        from mtl_med.prep.turning import part_of
-
         finest = min(range(len(self._grids)), key=lambda at: self._grids[at].voxel_volume_mm3)
         grid, total = self._grids[finest], self._sums[finest].copy(order="K")
         known = np.ones(grid.shape, dtype=bool)
         for at, (dose_gy, own) in enumerate(zip(self._sums, self._grids, strict=True)):
             if at == finest:
                 continue
-            try:
-                placed = place_dose(dose_gy, own, grid)
-            except CaseError as error:
-                raise _no_overlap(where, error.why) from error
-            total += placed.dose_gy
-            here = np.zeros(grid.shape, dtype=bool)
-            here[placed.box] = placed.known
-            known &= here
+            total += resample(dose_gy, own, grid)
+            known &= covered(own, grid)
         if not known.any():
-            raise _no_overlap(where)
+            raise GeometryError(
+                "the grids of the doses to be added do not overlap",
+                where=where,
+                fix="Check that they belong to one treatment, or leave the one that is meant",
+            )
         box = _box_within(known)
-        part = part_of(grid, box)
+        part = _part(grid, box)
         spacing, kept, all_of_it = ("{} x {} x {}".format(*sizes) for sizes in (_short(grid), part.shape, grid.shape))
         note = (
             f"the doses lie on {len(self._grids)} grids: they were interpolated linearly onto the finest, of {spacing} "
@@ -88,23 +80,19 @@ def _short(grid: Grid) -> list[str]:
     return [f"{mm:.4g}" for mm in grid.spacing_mm]
 
 
-def _no_overlap(where: str, why: str = "") -> GeometryError:
-    return GeometryError(
-        "the grids of the doses to be added do not overlap",
-        where=where,
-        why=why,
-        fix="Check that they belong to one treatment, or leave the one that is meant",
-    )
+def _part(grid: Grid, box: Sequence[slice]) -> Grid:
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.points_ras(np.array([[side.start for side in box]]))[0]
+    return Grid((box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start), affine)
 
 
-def _box_within(known: NDArray[np.bool_]) -> Box:
+def _box_within(known: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """A box without unknown voxels: faces with the largest unknown share go first. Of parallel grids it is all known.
 
     The known part is convex, so that a box whose faces are known is known throughout.
     """
-    from mtl_med.prep.turning import bounding_box
-
-    sides = list(bounding_box(known))
+    places = np.argwhere(known)
+    sides = [slice(low, high + 1) for low, high in zip(places.min(axis=0), places.max(axis=0), strict=True)]
     while True:
         part = known[tuple(sides)]
         faces = [(axis, end, part.take(end, axis)) for axis in range(3) if part.shape[axis] > 1 for end in (0, -1)]
