@@ -114,6 +114,7 @@ def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
 
 def _refuse_no_number(name: str, value: Any) -> None:
     """Refuse what is no number, or too small a one, where the option is one; what MONAI evaluates is left to it."""
+    value = None if str(value).strip() == "$None" else value
     if name not in _LEAST or str(value).strip()[:1] in ("$", "@", "%"):
         return
     if isinstance(value, str):

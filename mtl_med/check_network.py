@@ -163,7 +163,7 @@ def check_outputs(root: Path, metadata: Mapping[str, Any]) -> tuple[list[str], l
         else:
             faults += _compared(key, value, declared[key])
     faults += _classes(outputs, declared, tasks)
-    faults += _processed(processed, tasks) if processed else ()
+    faults += _processed(processed, tasks) if processed and tasks else ()
     return [*told, f"one pass took {seconds:.1f} s"], faults
 
 
@@ -188,7 +188,8 @@ def _classes(
             yield from _misnamed(f"output '{key}'", declared.get(key, {}), by_name[key].class_names)
     if len(outputs) == 1 and not by_name.keys() & outputs.keys():  # one tensor with the channels of all tasks
         ((key, value),) = outputs.items()
-        if sum(task.channels for task in tasks) == value.shape[1]:
+        kinds = {task.is_pixel_level for task in tasks}
+        if len(kinds) == 1 and sum(task.channels for task in tasks) == value.shape[1]:
             order = [by_name[name] for name in stack_order(tasks)]
             names = [name for task in order for name in task.class_names or [""] * task.channels]
             yield from _misnamed(f"output '{key}'", declared.get(key, {}), names)
@@ -202,12 +203,13 @@ def _processed(processed: Mapping[str, Mapping[str, Any]], tasks: Sequence[Task]
         if key not in by_name:
             yield f"metadata.json: {where} belongs to no task. {nearest(key, by_name)}"
             continue
-        task = by_name[key]
+        task, ends = by_name[key], fields.get("value_range")
+        if task.kind == "segmentation" and fields.get("num_channels") == 1 and ends == [0, task.channels]:
+            continue  # a label map
         if fields.get("num_channels") != task.channels:
             yield f"{where} has {task.channels} channels, metadata.json declares {fields.get('num_channels')}."
         else:
             yield from _misnamed(where, fields, task.class_names)
-        ends = fields.get("value_range")
         if ends and task.kind != "regression" and not 0 <= min(ends) <= max(ends) <= 1:
             yield f"{where} lies in 0 to 1, metadata.json declares {ends[0]} to {ends[1]}."
     for name in by_name.keys() - processed.keys():
@@ -237,7 +239,15 @@ def _network(root: Path) -> tuple[torch.nn.Module, int | None, Sequence[Task]]:
     channels = parser.get_parsed_content("network_def#in_channels") if "in_channels" in parser["network_def"] else None
     has_weights = (root / "models" / "model.pt").is_file()
     network = parser.get_parsed_content("network" if has_weights else "network_def")
-    return network, channels, as_tasks(parser.get_parsed_content("tasks")) if "tasks" in parser else ()
+    return network, channels, _our_tasks(parser)
+
+
+def _our_tasks(parser: Any) -> Sequence[Task]:
+    """Tasks of the config, where it has some of our form."""
+    try:
+        return as_tasks(parser.get_parsed_content("tasks")) if "tasks" in parser else ()
+    except Exception:  # somebody else's
+        return ()
 
 
 def _forward(network: torch.nn.Module, fields: Mapping[str, Any]) -> tuple[float, Any]:

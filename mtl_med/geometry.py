@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 __all__ = [
+    "INDEX_TOLERANCE",
     "Grid",
     "covered",
     "lies_inside",
@@ -26,7 +27,7 @@ __all__ = [
     "same_grid",
 ]
 
-_INDEX_TOLERANCE = 1e-3  # of a voxel, by which a point may lie outside the outermost voxel centres
+INDEX_TOLERANCE = 1e-3  # of a voxel, by which a point may lie outside the outermost voxel centres
 
 Affine = NDArray[np.float64]
 
@@ -175,7 +176,7 @@ def lies_inside(to_source: NDArray, box: Sequence[slice], shape: tuple[int, int,
         in_plane = to_source[axis, 0] * x[:, None] + to_source[axis, 1] * y[None, :] + to_source[axis, 3]
         for number, z in enumerate(slices):
             index = in_plane + to_source[axis, 2] * z
-            inside[:, :, number] &= (index >= -_INDEX_TOLERANCE) & (index <= size - 1 + _INDEX_TOLERANCE)
+            inside[:, :, number] &= (index >= -INDEX_TOLERANCE) & (index <= size - 1 + INDEX_TOLERANCE)
     return inside
 
 

@@ -208,6 +208,9 @@ class Case:
                 where=path,
                 fix="Prepare the study again with this version of mtl_med",
             )
+        if "dose_unknown_outside" in fields:
+            what = "was written by an earlier version, which did not say where the dose is known"
+            raise UsageError(what, where=path, fix=_CONVERT_AGAIN)
         fault = json_fault(fields, _CASE)
         if not fault and fields["split"] not in SPLITS:
             fault = f"'split' is {fields['split']!r}, expected {', '.join(SPLITS)}"

@@ -97,6 +97,7 @@ class TestOverrides:
             ("epochs", "0", "is 0, expected a whole number of 1 or more, or None"),
             ("epochs", "null", "is 'null', expected a whole number of 1 or more, or None. Write --epochs '$None'"),
             ("seed", "None", "is None, expected a whole number of 0 or more"),
+            ("seed", "$None", "is None, expected a whole number of 0 or more"),
             ("seed", "True", "is True, expected a whole number of 0 or more"),
             ("learning_rate", "-1", "is -1, expected a number of 0 or more"),
             ("learning_rate", "1e999", "is inf, expected a number of 0 or more"),

@@ -16,7 +16,7 @@ from mtl_med.comparison.checks import open_bundle
 from mtl_med.comparison.execution import Job, execute_all, monai_command
 from mtl_med.comparison.progress import duration, left, listing, scores_in_words
 from mtl_med.comparison.protocol import Protocol, read_protocol
-from mtl_med.comparison.results import collect, with_earlier, write_results
+from mtl_med.comparison.results import collect, read_results, with_earlier, write_results
 from mtl_med.comparison.runs import FINISHED, OTHER, Run, plan, refuse_others
 from mtl_med.comparison.trial import try_rows
 from mtl_med.errors import EXIT_ALL_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError, nearest
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no study is given", where="--study", fix="Give the folder that mtl-med prep wrote")
     runs = plan(protocol, bundle, args.out, _fingerprint(args.study))
     for folder in args.finished:
-        runs = with_earlier(runs, folder)
+        runs = with_earlier(protocol, runs, folder)
+        _tell_earlier(runs, folder)
     chosen = choose(runs, args.only)
     if args.list:
         _say("\n".join(listing(chosen, args.processes)))
@@ -107,6 +108,14 @@ def _refuse_file(out: Path) -> None:
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(f"{there} is a file", where="--out", fix="Give a folder, which is made where there is none")
+
+
+def _tell_earlier(runs: Sequence[Run], folder: Path) -> None:
+    """Say which runs are not taken from tables that hold some of their names."""
+    named = read_results(folder).runs
+    others = [each.name for each in runs if (each.row, each.seed) in named and each.earlier is None]
+    if others:
+        _say(f"not taken from {folder}, where settings, data or scores are others: {'; '.join(others)}")
 
 
 def find_protocol(text: str) -> Path:

@@ -26,6 +26,7 @@ RUN_COLUMNS = (
 )
 _SCORE_COLUMNS = ("row", "seed", *COLUMNS)
 _GROUP_COLUMNS = ("case", "group")
+_LATER_COLUMNS = {"precision"}  # that older tables do not have
 
 Key = tuple[str, int]
 
@@ -77,22 +78,33 @@ def collect(protocol: Protocol, runs: Iterable[Run]) -> Results:
     )
 
 
-def with_earlier(runs: Iterable[Run], folder: str | Path) -> list[Run]:
-    """The runs, those that tables hold with the same settings and data as finished ones.
+def with_earlier(protocol: Protocol, runs: Iterable[Run], folder: str | Path) -> list[Run]:
+    """The runs, those that tables hold with the same settings, data and scores as finished ones.
+
+    Tables hold what their own comparison's scores are made of and nothing else.
 
     Args:
-        runs: of a comparison.
+        protocol: the comparison.
+        runs: its runs.
         folder: with the tables of this comparison or another one.
 
     Raises:
         UsageError: the tables cannot be read.
     """
     results = read_results(folder)
+    kept = {(score.task, score.metric, score.structures) for score in results.protocol.metrics}
     found = []
     for run in runs:
         key = (run.row, run.seed)
         line = results.runs.get(key, {})
-        same = line.get("settings_hash") == hash_of(run.settings) and run.fingerprint in ("", line["fingerprint"])
+        wanted = {name for group in protocol.groups if run.row in group.rows for name in group.metrics}
+        scores = [protocol.metric(name) for name in wanted]
+        scored = all((score.task, score.metric, score.structures) in kept for score in scores)
+        same = (
+            scored
+            and line.get("settings_hash") == hash_of(run.settings)
+            and run.fingerprint in ("", line["fingerprint"])
+        )
         found.append(replace(run, earlier=Earlier(line, results.scores[key], results.groups)) if same else run)
     return found
 
@@ -162,12 +174,14 @@ def _lines(path: Path, columns: Sequence[str]) -> Iterable[tuple[int, dict[str, 
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot be read: {reason}", where=path, fix="Check the path, or write it again") from error
-    if tuple(header) != tuple(columns):
+    present = [name for name in columns if name in header or name not in _LATER_COLUMNS]
+    if header != present:
         raise UsageError(f"has the columns {header}, expected {list(columns)}", where=path)
     for number, line in enumerate(lines, start=2):
-        if len(line) != len(columns):
-            raise UsageError(f"line {number} has {len(line)} fields, expected {len(columns)}", where=path)
-        yield number, dict(zip(columns, line, strict=True))
+        if len(line) != len(present):
+            raise UsageError(f"line {number} has {len(line)} fields, expected {len(present)}", where=path)
+        found = dict(zip(present, line, strict=True))
+        yield number, {name: found.get(name, "") for name in columns}
 
 
 def _opened(path: Path) -> TextIO:

@@ -197,14 +197,22 @@ def _drawn_pitch_mm(rois: Sequence[Sequence[NDArray]], grid: Grid) -> float:
         rois: contours of each structure, (N, 3) RAS mm.
         grid: of the dose; its slices run parallel to the contours, and have the distance that is taken without planes.
     """
+    from mtl_med.prep.contour_planes import SAME_PLANE_MM, WIDEST_PITCH_MM
+
     normal = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
     normal /= np.linalg.norm(normal)
-    steps: Counter[float] = Counter()
+    steps: list[float] = []
     for contours in rois:
-        heights = np.unique([round(float(contour.mean(axis=0) @ normal), 1) for contour in contours])
-        steps.update(np.diff(heights).round(1).tolist())
-    most = max(steps.values(), default=0)
-    return min((step for step, count in steps.items() if count == most), default=grid.spacing_mm[2])
+        heights = np.sort([float(contour.mean(axis=0) @ normal) for contour in contours])
+        apart = np.diff(heights)
+        steps += apart[(apart > SAME_PLANE_MM) & (apart <= WIDEST_PITCH_MM)].tolist()
+    found = np.array(steps)
+    tenths = Counter(found.round(1).tolist())
+    most = max(tenths.values(), default=0)
+    if most < 2:
+        return grid.spacing_mm[2]
+    usual = min(step for step, count in tenths.items() if count == most)
+    return float(np.median(found[np.abs(found - usual) < 0.1]))
 
 
 def _widened(grid: Grid, contours: Sequence[NDArray]) -> Grid:

@@ -16,6 +16,7 @@ SAME_PLACE_MM = 1e-3
 TOLERANCE_MM = 0.06
 """Positions may be off from a straight, even course by this much: some writers round them to 0.1 mm."""
 _HALVINGS = 80
+_UNEVEN = 0.25  # of the pitch, by which rounding alone changes no gap
 MOST_TILT_DEGREES = 45.0
 MOST_GROWTH = 4  # of the number of slices by resampling
 AIR_HU = -1000.0
@@ -124,7 +125,7 @@ def _pitch(
     if np.abs(along - even).max() <= TOLERANCE_MM:
         return 0.0, span / (len(along) - 1), len(along), ""
     start, pitch, worst = _nearest_line(along)
-    if worst <= TOLERANCE_MM:
+    if worst <= TOLERANCE_MM and np.abs(gaps - pitch).max() <= _UNEVEN * pitch:
         return start, pitch, len(along), ""
     usual = float(np.median(gaps))
     widest = int(gaps.argmax())

@@ -18,6 +18,7 @@ SAME_PLANE_MM = 0.05  # contours nearer than this lie in one plane: coordinates 
 WIDEST_PITCH_MM = 10.0  # of slices that anybody draws on: planes farther apart have slices missing between them
 _TILTED_SLICES = 0.25  # a contour that leaves its plane by more than this share of the pitch is not parallel to it
 _ON_SLICE = 0.02  # of the pitch: nearer planes count as lying on the slice
+_PITCH_SLACK_MM = 0.12  # by which neighbouring slices may be farther apart where positions are rounded to 0.1 mm
 _TIE_MM = 0.01  # a slice as near as this to the middle between two planes goes to the upper one
 _SAME_CORNER_DECIMALS = 4  # of a pixel, when contours are compared
 
@@ -111,7 +112,8 @@ def spread(planes: Sequence[Plane], grid: Grid, plane_pitch_mm: float | None, co
     """Give each slice the nearest plane within half a pitch.
 
     A plane stands for the half-open stretch from half a pitch below it to half a pitch above, so that its thickness is
-    the pitch wherever the slices lie.
+    the pitch wherever the slices lie. Planes a little farther apart than the pitch, as rounded positions are, share
+    what lies between them.
 
     Args:
         planes: in ascending order.
@@ -130,7 +132,10 @@ def spread(planes: Sequence[Plane], grid: Grid, plane_pitch_mm: float | None, co
     slices = np.arange(grid.shape[2]) + tie
     nearest = np.searchsorted((positions[1:] + positions[:-1]) / 2, slices, side="right")
     distance = slices - positions[nearest]
-    taken = np.flatnonzero((distance >= -half) & (distance < half))
+    between = np.searchsorted(positions, slices, side="right")  # of as many planes lie below a slice
+    steps = np.concatenate([[np.inf], np.diff(positions), [np.inf]])
+    together = steps[between] <= 2 * half + _PITCH_SLACK_MM / slice_mm
+    taken = np.flatnonzero(together | ((distance >= -half) & (distance < half)))
     reached = (positions - half <= slices[-1]) & (slices[0] < positions + half)
     used = np.isin(np.arange(len(planes)), nearest[taken])
     off_slice = np.abs(positions - np.round(positions)) > _ON_SLICE

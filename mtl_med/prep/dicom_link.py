@@ -115,7 +115,8 @@ def _put(item: RtObject, key: SeriesKey, how: str, links: _Links) -> None:
 def _place_the_rest(items: list[RtObject], links: _Links, namer: Namer) -> None:
     """Put structures and doses that no CT is known of to the only CT that can be meant, if it lacks such an object.
 
-    Where its frame of reference is another one, that is a conflict, which only the user's word overrules.
+    Where its frame of reference or the images that it names are others, that is a conflict, which only the user's word
+    overrules.
     """
     served = {key for key, group in links.groups.items() if items and group.objects[items[0].kind]}
     for item in items:
@@ -128,6 +129,8 @@ def _place_the_rest(items: list[RtObject], links: _Links, namer: Namer) -> None:
         if item.frame_uids and group.series.frame_uids:
             told = f"{item.kind} {namer.object(item)} belongs to another frame of reference than the CT"
             group.conflicts.append(told)
+        elif item.series_uids or item.image_uids:
+            group.conflicts.append(f"{item.kind} {namer.object(item)} refers to images that are not here")
 
 
 def _only_ct(item: RtObject, links: _Links) -> SeriesKey | None:

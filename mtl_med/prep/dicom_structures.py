@@ -81,8 +81,8 @@ def draw(
         masks: where the masks go.
         frame_of_reference: UID of the CT's; "" if it has none.
         slice_pitch_mm: distance between the slices that were drawn on, which is how thick a contour is: a slice that
-            a structure leaves out stays empty, is told, and is filled on request only. None where they lay unevenly:
-            then the median distance of a structure's planes.
+            a structure leaves out stays empty, is told, and is filled on request only. None where they lay unevenly,
+            or were those of another CT: then the median distance of a structure's planes.
         options: what the user decides.
         where: the RTSTRUCT, for errors.
     """

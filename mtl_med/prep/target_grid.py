@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_med.errors import CaseError, GeometryError
-from mtl_med.geometry import Grid, lies_inside, resample, same_grid
+from mtl_med.geometry import INDEX_TOLERANCE, Grid, lies_inside, resample, same_grid
 from mtl_med.parallel import in_threads
 from mtl_med.prep.turning import Box, bounding_box, part_of
 
@@ -16,7 +16,6 @@ __all__ = ["Coverage", "PlacedDose", "extent", "parallel", "place_ct", "place_do
 
 AIR_HU = -1000.0
 MOST_VOXELS = 1 << 30
-_TOLERANCE = 1e-3  # of a voxel, by which a point may lie outside the outermost voxel centres
 _PARALLEL = 1e-4  # sine of the angle up to which axes count as parallel
 
 
@@ -190,7 +189,7 @@ def _whole(shape: tuple[int, int, int]) -> Box:
 def _aligned(to_source: NDArray, shape: tuple[int, int, int]) -> bool:
     """Whether each axis of the target runs along the same axis of the source, as far as the target reaches."""
     across = to_source[:3, :3] - np.diag(np.diag(to_source)[:3])
-    return bool(np.abs(across @ np.array(shape)).max() < _TOLERANCE and np.abs(across).max() < _TOLERANCE)
+    return bool(np.abs(across @ np.array(shape)).max() < INDEX_TOLERANCE and np.abs(across).max() < INDEX_TOLERANCE)
 
 
 def _interpolate(dose_gy: NDArray[np.float32], to_source: NDArray, box: Box, out: NDArray[np.float32]) -> None:
@@ -236,8 +235,8 @@ def _box(source: Grid, target: Grid) -> Box:
     corners = np.stack(np.meshgrid(*[(0, size - 1) for size in source.shape], indexing="ij"), axis=-1).reshape(-1, 3)
     indices = (source.points_ras(corners) - target.affine[:3, 3]) @ np.linalg.inv(target.affine[:3, :3]).T
     last = np.array(target.shape) - 1
-    low = np.clip(np.ceil(indices.min(axis=0) - _TOLERANCE), 0, last).astype(int)
-    high = np.clip(np.floor(indices.max(axis=0) + _TOLERANCE), low, last).astype(int)
+    low = np.clip(np.ceil(indices.min(axis=0) - INDEX_TOLERANCE), 0, last).astype(int)
+    high = np.clip(np.floor(indices.max(axis=0) + INDEX_TOLERANCE), low, last).astype(int)
     return slice(low[0], high[0] + 1), slice(low[1], high[1] + 1), slice(low[2], high[2] + 1)
 
 

@@ -148,6 +148,26 @@ def test_names_of_classes_and_what_becomes_of_outputs_are_checked(tmp_path, name
     assert any(sentence in fault for fault in faults), faults
 
 
+@pytest.mark.parametrize("tasks", [None, ["seg", "cls"], "@spacing_mm"], ids=str)
+def test_a_bundle_of_other_tasks_than_ours_is_held_against_its_network_alone(bundle, tasks):
+    def change(content: dict[str, Any]) -> None:
+        content["network_def"]["tasks"] = content["default_tasks"]
+        content["tasks"] = tasks
+        if tasks is None:
+            del content["tasks"]
+
+    edited(bundle, "inference.json", change)
+    _, faults = check_outputs(bundle, read_json(bundle / "configs" / "metadata.json"))
+    assert faults == []
+
+
+def test_a_label_map_may_be_declared_for_structures(bundle):
+    metadata = read_json(bundle / "configs" / "metadata.json")
+    label_map = {"num_channels": 1, "value_range": [0, 6], "channel_def": {"0": "label"}}
+    metadata["network_data_format"]["post_processed_outputs"]["oar"] = label_map
+    assert check_outputs(bundle, metadata)[1] == []
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -190,6 +190,30 @@ class TestFinishedElsewhere:
         assert compare(*words, "--finished", tables) == 0
         assert all(epochs(out, row, seed) == [1, 2, 3] for row, seed in ALL)
 
+    def test_tables_without_what_a_score_is_made_of_do_not_count(
+        self, tables: Path, compare, words: Words, write, fields: dict[str, Any], out: Path, capsys
+    ) -> None:
+        """They hold the rows of their own scores alone: of others there would be nothing, or a part."""
+        fields["metrics"][0]["structures"] = ["A"]
+        write()
+        assert compare(*words, "--finished", tables) == 0
+        said = capsys.readouterr().out
+        assert (
+            f"not taken from {tables}, where settings, data or scores are others: stl, seed 0; ctan, seed 0; " in said
+        )
+        assert epochs(out, "stl", 0) == [1, 2, 3]
+
+    def test_tables_of_before_precision_was_noted_are_read(
+        self, tables: Path, compare, words: Words, out: Path
+    ) -> None:
+        rows = lines(tables / "runs.csv")
+        with (tables / "runs.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, [name for name in rows[0] if name != "precision"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        assert compare(*words, "--finished", tables) == 0
+        assert {line["precision"] for line in lines(out / "runs.csv")} == {""}
+
     def test_a_run_in_the_folder_goes_before_them(self, tables: Path, compare, words: Words, out: Path, capsys) -> None:
         assert compare(*words, "--only", "stl:0") == 0
         assert compare(*words, "--finished", tables, "--list") == 0

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from mtl_med.cli import main
 from mtl_med.dosimetry.dvh import find_cases
+from mtl_med.dosimetry.files import _drawn_pitch_mm
 from mtl_med.dosimetry.inputs import from_case
 from mtl_med.dosimetry.plan_rows import structure_doses
 from mtl_med.geometry import Grid
@@ -208,6 +209,21 @@ def test_structures_beyond_the_dose_are_unknown_there_and_not_cut(dicom_rt_data,
     for name, share in shares.items():
         assert _value(cut, name, "dose_known") == pytest.approx(share, abs=1), "its masks end where the dose does"
         assert _value(cut, name, "volume") == pytest.approx(_value(whole, name, "volume"), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected"),
+    [
+        ([[0, 0.625, 1.25, 1.875], [5, 5.625]], 0.625),
+        ([[0, 3, 6, 12, 15], [9, 12]], 3.0),
+        ([[0, 40]], 2.5),  # that nobody drew on slices so thick
+        ([[0, 3]], 2.5),  # once is no habit
+        ([[], [1]], 2.5),
+    ],
+)
+def test_without_a_ct_the_usual_distance_of_contours_tells_its_slices(heights, expected):
+    rois = [[np.array([[0.0, 0, z], [1, 0, z], [1, 1, z]]) for z in planes] for planes in heights]
+    assert _drawn_pitch_mm(rois, GRID) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_dose_of_a_part_of_the_treatment_says_so(dicom_rt_data, tmp_path, capsys):

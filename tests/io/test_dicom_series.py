@@ -241,6 +241,8 @@ def test_positions_rounded_to_a_tenth_of_a_mm_pass_wherever_they_start(pitch: fl
         planes = found.grid.affine[2, 3] + found.grid.affine[2, 2] * np.arange(60)
         assert np.abs(planes - heights).max() <= 0.06
         with pytest.raises(GeometryError, match="missing or unevenly spaced"):
+            lay_out(positions[[0, 1, 3]], axes, (1.0, 1.0), (4, 4), thickness=None, resample=False)
+        with pytest.raises(GeometryError, match="missing or unevenly spaced"):
             lay_out(np.delete(positions, 30, axis=0), axes, (1.0, 1.0), (4, 4), thickness=None, resample=False)
 
 

@@ -333,6 +333,16 @@ class TestOtherSlices:
         assert (drawn, counts) == ([5, 35], {"missing_slices": 29})
         assert notes == ("no contour on 29 slices between 5.0 and 35.0 mm (slices are 1 mm apart)",)
 
+    @pytest.mark.parametrize("pitch", [0.977, 1.17, 1.25, 3.75])
+    @pytest.mark.parametrize("finer", [1.0, 0.5, 0.4])
+    def test_planes_of_rounded_positions_leave_no_holes(self, pitch: float, finer: float) -> None:
+        planes = np.round(0.03 + pitch * np.arange(40), 1)
+        affine = np.diag([1.0, 1.0, finer, 1.0])
+        grid = Grid((6, 5, int(planes[-1] / finer) + 1), affine)
+        drawn, counts, _ = heights(grid, *(planes / finer), plane_pitch_mm=pitch)
+        assert drawn == list(range(grid.shape[2]))
+        assert "missing_slices" not in counts
+
 
 class TestGaps:
     grid = Grid((20, 20, 12), np.diag([1.0, 2.0, 2.5, 1.0]))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mtl_med.io.dicom_series import CtSeries
     from mtl_med.io.rtdose import RtDose
     from mtl_med.io.rtplan import RtPlan
-    from mtl_med.io.rtstruct import Roi
+    from mtl_med.io.rtstruct import Roi, StructureSet
     from mtl_med.prep.name_rows import Match
 
 __all__ = ["read", "scan", "structures"]
@@ -188,7 +188,7 @@ def _structures(
         rois,
         matches,
         frame_of_reference=series.frame_of_reference,
-        slice_pitch_mm=series.grid.spacing_mm[2] if series.even else None,
+        slice_pitch_mm=series.grid.spacing_mm[2] if series.even and _drawn_on(structures, series) else None,
         options=options,
         where=source.rtstruct,
     )
@@ -200,6 +200,11 @@ def _structures(
     drawn.sop_uid = structures.sop_uid
     drawn.remarks[:0] = [*notes, *(match.remark for match in matches if match.remark)]
     return drawn
+
+
+def _drawn_on(structures: StructureSet, series: CtSeries) -> bool:
+    """Whether structures name this series or its images, and not only agree with it otherwise."""
+    return series.series_uid in structures.series_uids or not structures.sop_uids.isdisjoint(series.sop_uids)
 
 
 def _renamed(notes: Sequence[str], rois: Sequence[Roi], matches: Sequence[Match]) -> list[str]:

@@ -162,6 +162,17 @@ def test_a_slice_that_a_structure_leaves_out_stays_empty_and_is_told(
     assert np.flatnonzero(case.masks["Bladder"].any(axis=(0, 1))).tolist() == list(range(1, 8))
 
 
+def test_contours_of_another_ct_are_as_thick_as_they_were_drawn(made_study: MadeStudy, with_options: Options) -> None:
+    """A structure set that agrees with a CT by its frame of reference alone was drawn on other slices."""
+    study = made_study(slices=9).ct()
+    rois = study.usual_rois()
+    rois["Bladder"] = ("ORGAN", study.box((2.5, 4.5), (2.5, 5.5), (1, 7))[::2])
+    study.rtstruct(rois, refer="")
+    case = read_only(study.folder, with_options())
+    assert np.flatnonzero(case.masks["Bladder"].any(axis=(0, 1))).tolist() == list(range(0, 8))
+    assert any("each contour fills its share" in remark for remark in case.remarks)
+
+
 def test_a_structure_that_the_dose_grid_does_not_reach_is_not_called_empty(
     made_study: MadeStudy, with_options: Options
 ) -> None:
