@@ -147,7 +147,7 @@ class TestTraining:
 
     def test_minutes_alone_end_a_run_whose_weights_tell_all(self, run_bundle: Bundle, tiny_study, tmp_path) -> None:
         """Network options and method need not be repeated for inference: model.json knows them."""
-        options = {"method": "stl", "minutes": 0.01, "epochs": "None", **SMALL}
+        options = {"method": "stl", "minutes": 0.01, "epochs": "$None", **SMALL}
         succeeded(run_bundle(TRAIN, dataset_dir=tiny_study, output_dir=tmp_path, **options))
         assert len((tmp_path / "training.csv").read_text().splitlines()) > 1
         weights, out = tmp_path / "model.pt", tmp_path / "out"
