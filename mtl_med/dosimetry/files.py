@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -148,6 +147,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options, force: bool) ->
     The grid goes on as far as the structures do: what of them lies beyond the dose counts as unknown and not as cut.
     """
     from mtl_med.io.rtstruct import read_rtstruct
+    from mtl_med.prep.contour_planes import drawn_pitch_mm
     from mtl_med.prep.dicom_structures import draw
     from mtl_med.prep.packed_masks import PackedMasks
     from mtl_med.prep.recipe import ReaderOptions
@@ -171,7 +171,7 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options, force: bool) ->
         grid,
         masks,
         frame_of_reference=frame,
-        slice_pitch_mm=_drawn_pitch_mm([roi.contours for roi in structures.rois], own),
+        slice_pitch_mm=drawn_pitch_mm([roi.contours for roi in structures.rois], own),
         options=ReaderOptions(force=force),
         where=rtstruct,
     )
@@ -188,31 +188,6 @@ def _from_contours(dose: Path, rtstruct: Path, options: Options, force: bool) ->
         stored=stored,
         notes=(*notes, *structures.notes, *drawn.remarks, *remarks),
     )
-
-
-def _drawn_pitch_mm(rois: Sequence[Sequence[NDArray]], grid: Grid) -> float:
-    """Distance between the slices of the CT, which is not here: the most frequent one between planes of a structure.
-
-    Args:
-        rois: contours of each structure, (N, 3) RAS mm.
-        grid: of the dose; its slices run parallel to the contours, and have the distance that is taken without planes.
-    """
-    from mtl_med.prep.contour_planes import SAME_PLANE_MM, WIDEST_PITCH_MM
-
-    normal = np.cross(grid.affine[:3, 0], grid.affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    steps: list[float] = []
-    for contours in rois:
-        heights = np.sort([float(contour.mean(axis=0) @ normal) for contour in contours])
-        apart = np.diff(heights)
-        steps += apart[(apart > SAME_PLANE_MM) & (apart <= WIDEST_PITCH_MM)].tolist()
-    found = np.array(steps)
-    tenths = Counter(found.round(1).tolist())
-    most = max(tenths.values(), default=0)
-    if most < 2:
-        return grid.spacing_mm[2]
-    usual = min(step for step, count in tenths.items() if count == most)
-    return float(np.median(found[np.abs(found - usual) < 0.1]))
 
 
 def _widened(grid: Grid, contours: Sequence[NDArray]) -> Grid:

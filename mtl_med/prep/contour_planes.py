@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mtl_med.geometry import Grid
 from mtl_med.prep.scanline import Edges, rising_edges
 
-__all__ = ["Plane", "Spread", "planes_of", "slice_height_mm", "spread"]
+__all__ = ["Plane", "Spread", "drawn_pitch_mm", "planes_of", "slice_height_mm", "spread"]
 
 SAME_PLANE_MM = 0.05  # contours nearer than this lie in one plane: coordinates are often rounded to 0.01 mm
 WIDEST_PITCH_MM = 10.0  # of slices that anybody draws on: planes farther apart have slices missing between them
@@ -149,6 +149,28 @@ def spread(planes: Sequence[Plane], grid: Grid, plane_pitch_mm: float | None, co
         missing_slices=sum(above - below - 1 for below, above in gaps),
     )
     return Spread({int(index): int(nearest[index]) for index in taken}, gaps, slice_mm, plane_pitch_mm)
+
+
+def drawn_pitch_mm(rois: Sequence[Sequence[NDArray]], grid: Grid) -> float:
+    """Distance between the slices of a CT that is not here: the most frequent one between planes of a structure.
+
+    Args:
+        rois: contours of each structure, (N, 3) RAS mm.
+        grid: drawn on; its slices run parallel to the contours, and have the distance that is taken without planes.
+    """
+    normal = _normal(grid)
+    steps: list[float] = []
+    for contours in rois:
+        heights = np.sort([float(contour.mean(axis=0) @ normal) for contour in contours])
+        apart = np.diff(heights)
+        steps += apart[(apart > SAME_PLANE_MM) & (apart <= WIDEST_PITCH_MM)].tolist()
+    found = np.array(steps)
+    tenths = Counter(found.round(1).tolist())
+    most = max(tenths.values(), default=0)
+    if most < 2:
+        return grid.spacing_mm[2]
+    usual = min(step for step, count in tenths.items() if count == most)
+    return float(np.median(found[np.abs(found - usual) < 0.1]))
 
 
 def _median_step(positions: NDArray[np.float64]) -> float:

@@ -15,7 +15,6 @@ from pydicom.dataset import Dataset
 
 from mtl_med.cli import main
 from mtl_med.dosimetry.dvh import find_cases
-from mtl_med.dosimetry.files import _drawn_pitch_mm
 from mtl_med.dosimetry.inputs import from_case
 from mtl_med.dosimetry.plan_rows import structure_doses
 from mtl_med.geometry import Grid
@@ -26,6 +25,7 @@ from mtl_med.metrics.rows import read_rows
 from mtl_med.phantoms import make_pelvis
 from mtl_med.phantoms.dicom import write_dicom_study
 from mtl_med.phantoms.dicom_style import DicomStyle
+from mtl_med.prep.contour_planes import drawn_pitch_mm
 from mtl_med.scoring import Wanted, score_case
 
 GRID = Grid((12, 10, 8), np.diag([2.0, 2.0, 2.5, 1.0]))
@@ -223,7 +223,7 @@ def test_structures_beyond_the_dose_are_unknown_there_and_not_cut(dicom_rt_data,
 )
 def test_without_a_ct_the_usual_distance_of_contours_tells_its_slices(heights, expected):
     rois = [[np.array([[0.0, 0, z], [1, 0, z], [1, 1, z]]) for z in planes] for planes in heights]
-    assert _drawn_pitch_mm(rois, GRID) == pytest.approx(expected, abs=1e-9)
+    assert drawn_pitch_mm(rois, GRID) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_dose_of_a_part_of_the_treatment_says_so(dicom_rt_data, tmp_path, capsys):
