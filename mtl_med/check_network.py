@@ -212,8 +212,9 @@ def _processed(processed: Mapping[str, Mapping[str, Any]], tasks: Sequence[Task]
             yield from _misnamed(where, fields, task.class_names)
         if ends and task.kind != "regression" and not 0 <= min(ends) <= max(ends) <= 1:
             yield f"{where} lies in 0 to 1, metadata.json declares {ends[0]} to {ends[1]}."
-    for name in by_name.keys() - processed.keys():
-        yield f"metadata.json: task '{name}' is not declared under post_processed_outputs."
+    for name in by_name:
+        if name not in processed:
+            yield f"metadata.json: task '{name}' is not declared under post_processed_outputs."
 
 
 def _misnamed(where: str, fields: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:

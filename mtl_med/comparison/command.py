@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FOLDER",
         help="folder with the tables of finished runs (runs.csv, scores.csv, protocol.json), as in docs/results; runs "
-        "of the same settings and data are taken from there; can be repeated",
+        "of the same settings, data and scores are taken from there; can be repeated",
     )
     add("--list", action="store_true", help="show every run, its state and the time that is left, and do nothing")
     add("--tables", action="store_true", help="make the tables of what is finished, and run nothing")
@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no study is given", where="--study", fix="Give the folder that mtl-med prep wrote")
     runs = plan(protocol, bundle, args.out, _fingerprint(args.study))
     for folder in args.finished:
-        runs = with_earlier(protocol, runs, folder)
-        _tell_earlier(runs, folder)
+        results = read_results(folder)
+        runs = with_earlier(protocol, runs, results)
+        others = [each.name for each in runs if (each.row, each.seed) in results.runs and each.earlier is None]
+        if others:
+            _say(f"not taken from {folder}, where settings, data or scores are others: {'; '.join(others)}")
     chosen = choose(runs, args.only)
     if args.list:
         _say("\n".join(listing(chosen, args.processes)))
@@ -108,14 +111,6 @@ def _refuse_file(out: Path) -> None:
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(f"{there} is a file", where="--out", fix="Give a folder, which is made where there is none")
-
-
-def _tell_earlier(runs: Sequence[Run], folder: Path) -> None:
-    """Say which runs are not taken from tables that hold some of their names."""
-    named = read_results(folder).runs
-    others = [each.name for each in runs if (each.row, each.seed) in named and each.earlier is None]
-    if others:
-        _say(f"not taken from {folder}, where settings, data or scores are others: {'; '.join(others)}")
 
 
 def find_protocol(text: str) -> Path:

@@ -78,7 +78,7 @@ def collect(protocol: Protocol, runs: Iterable[Run]) -> Results:
     )
 
 
-def with_earlier(protocol: Protocol, runs: Iterable[Run], folder: str | Path) -> list[Run]:
+def with_earlier(protocol: Protocol, runs: Iterable[Run], results: Results) -> list[Run]:
     """The runs, those that tables hold with the same settings, data and scores as finished ones.
 
     Tables hold what their own comparison's scores are made of and nothing else.
@@ -86,12 +86,8 @@ def with_earlier(protocol: Protocol, runs: Iterable[Run], folder: str | Path) ->
     Args:
         protocol: the comparison.
         runs: its runs.
-        folder: with the tables of this comparison or another one.
-
-    Raises:
-        UsageError: the tables cannot be read.
+        results: of this comparison or another one, from tables.
     """
-    results = read_results(folder)
     kept = {(score.task, score.metric, score.structures) for score in results.protocol.metrics}
     found = []
     for run in runs:
